@@ -1,0 +1,3 @@
+"""seqkit: train, run and measure sequence models from the command line."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Sequence layers and the models made of them."""

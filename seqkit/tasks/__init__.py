@@ -1,0 +1,1 @@
+"""One module a task; nothing else knows data, model, loss and metrics together."""

@@ -1,0 +1,1 @@
+"""The training loop and what it steers: optimizers, schedules, precision, state."""
