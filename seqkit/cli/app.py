@@ -1,0 +1,126 @@
+"""The command tree, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import traceback
+from typing import Annotated
+
+import typer
+
+import seqkit
+from seqkit.cli import console, streams
+from seqkit.cli.command import Format, NoColor, Quiet, ReaderLeft, Verbose, remember_console_options
+from seqkit.errors import SeqkitError
+
+app = typer.Typer(
+    name="seqkit",
+    help="Train, run and measure sequence models: one YAML recipe in, one self-contained model out.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        streams.write_result(f"seqkit {seqkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _seqkit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    log_format: Format = None,
+    no_color: NoColor = False,
+) -> None:
+    remember_console_options(quiet=quiet, verbose=verbose, log_format=log_format, no_color=no_color)
+
+
+def _add_commands() -> None:
+    """Register every command; their modules import nothing heavy at the top."""
+    import importlib
+    import importlib.util
+
+    for name in ("train", "sample", "evaluate", "recipe", "runs", "data", "env"):
+        if importlib.util.find_spec(f"seqkit.cli.{name}"):  # BUILDING: until every module is there
+            importlib.import_module(f"seqkit.cli.{name}").register(app)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; nothing escapes but ``SystemExit``.
+
+    Args:
+        arguments: The words after the program's name.
+    """
+    streams.use_utf8()
+    _add_commands()
+    try:
+        code = app(args=arguments, prog_name="seqkit", standalone_mode=False)
+        streams.flush_stdout()
+    except (ReaderLeft, BrokenPipeError):
+        streams.discard_stdout()
+        return 141
+    except typer.TyperException as error:
+        return _report_usage(error)
+    except SeqkitError as error:
+        console.report_error(error.lines, hint=error.hint, exit_code=error.exit_code)
+        if console.options.verbose:
+            traceback.print_exc()
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except OSError as error:
+        return _report_os_error(error)
+    except Exception:
+        # A bug, or something nobody foresaw: the whole story, so that a cron mail has it.
+        logging.getLogger("seqkit").error("unexpected error")
+        traceback.print_exc()
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _report_usage(error: typer.TyperException) -> int:
+    """Say what is wrong with the command line; exit code 2."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        console.write_help(message)
+        return 2
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help" if context is not None else "seqkit --help"
+    message = message[:1].lower() + message[1:].rstrip(".")
+    console.report_error([" ".join(message.split())], hint=hint, exit_code=2)
+    return 2
+
+
+_EXPECTED_OS_ERRORS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "input/output error",
+    errno.ENOENT: "no such file or folder",
+    errno.EISDIR: "is a folder",
+    errno.ENOTDIR: "is not a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def _report_os_error(error: OSError) -> int:
+    """A refusal by the operating system is one line; one that nobody expects shows where it came from."""
+    what = _EXPECTED_OS_ERRORS.get(error.errno or 0)
+    if what is None:
+        traceback.print_exc()
+        return 1
+    where = f"{error.filename}: " if error.filename else ""
+    console.report_error([f"{where}{what}"], hint=None, exit_code=1)
+    if console.options.verbose:
+        traceback.print_exc()
+    return 1

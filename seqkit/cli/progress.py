@@ -1,0 +1,156 @@
+"""What a person sees while a model trains: one live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from seqkit.cli import console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from seqkit.training.session import Evaluated, Reported, Saved, Ticked
+
+logger = logging.getLogger(__name__)
+
+_TOTAL = 1000
+_SMOOTHING = 0.9
+
+
+class TrainingDisplay:
+    """Shows training events on stderr.
+
+    Args:
+        unit: The noun of a token (character, word).
+    """
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._progress: Progress | None = None
+        self._loss: float | None = None
+        self._valid: float | None = None
+        self._rate: float | None = None
+        self._last_tick = 0.0
+        self._tokens = 0
+
+    def __enter__(self) -> Self:
+        if console.shows_progress():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._progress = Progress(
+                BarColumn(bar_width=26),
+                TextColumn("{task.percentage:>3.0f} %  {task.description}", markup=False),
+                console=Console(file=sys.stderr, no_color=not console.may_color(sys.stderr), highlight=False),
+                redirect_stdout=False,
+                redirect_stderr=True,
+                transient=True,
+                refresh_per_second=5,
+            )
+            self._progress.add_task("", total=_TOTAL)
+            self._progress.start()
+            # Log lines must go through the display's stand-in for stderr, or they would tear the bar.
+            console.configure(console.options)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+            console.configure(console.options)
+
+    def ticked(self, event: Ticked) -> None:
+        """Move the bar; cheap, because it comes after every step."""
+        self._tokens += event.num_tokens
+        loss = event.loss
+        self._loss = loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * loss
+        if self._progress is None:
+            return
+        now = time.monotonic()
+        if now - self._last_tick < 0.2:
+            return
+        if self._last_tick:
+            rate = self._tokens / (now - self._last_tick)
+            self._rate = rate if self._rate is None else _SMOOTHING * self._rate + (1 - _SMOOTHING) * rate
+        self._last_tick, self._tokens = now, 0
+        parts = [f"step {event.step:,}", f"train {self._loss:.3f}"]
+        if self._valid is not None:
+            parts.append(f"valid {self._valid:.3f}")
+        parts[-1] += " nats"
+        if self._rate is not None:
+            parts.append(f"{format_rate(self._rate)} {self._unit}s/s")
+        if event.spent > 0:
+            parts.append(f"{format_seconds(event.elapsed * (1 - event.spent) / event.spent)} left")
+        self._progress.update(
+            self._progress.task_ids[0], completed=_TOTAL * event.spent, description="  ".join(parts)
+        )
+
+    def reported(self, event: Reported) -> None:
+        """A line of training metrics, where there is no bar to show them."""
+        level = console.VERBOSE if self._progress is not None else logging.INFO
+        fields = vars(event)
+        logger.log(
+            level,
+            "step %s  %3.0f %%  train %.4f nats  lr %.2g  %s %ss/s",
+            f"{event.step:,}",
+            100 * event.spent,
+            event.loss,
+            event.learning_rate,
+            format_rate(event.tokens_per_second),
+            self._unit,
+            extra={"event": "step", "fields": fields},
+        )
+
+    def evaluated(self, event: Evaluated) -> None:
+        """A line of validation scores, and a sample of what the model writes now."""
+        loss = event.scores["loss"]
+        self._valid = loss
+        logger.info(
+            "step %s  valid %.4f nats/%s%s",
+            f"{event.step:,}",
+            loss,
+            self._unit,
+            " (best)" if event.is_best else "",
+            extra={"event": "evaluation", "fields": {"step": event.step, "is_best": event.is_best, **event.scores}},
+        )
+        if event.sample is not None:
+            # What a model writes may hold control codes; a terminal must not obey them.
+            text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(event.sample.split()))
+            logger.info('  sample: "%s"', text, extra={"event": "sample", "fields": {"sample": event.sample}})
+
+    def saved(self, event: Saved) -> None:
+        """A note that a checkpoint was written."""
+        logger.log(
+            console.VERBOSE,
+            "saved %s",
+            event.path,
+            extra={"event": "checkpoint", "fields": {"step": event.step, "path": str(event.path)}},
+        )
+
+
+def format_rate(per_second: float) -> str:
+    """A rate in at most five characters.
+
+    >>> format_rate(31_250.0), format_rate(812.4)
+    ('31.2k', '812')
+    """
+    if per_second >= 1e6:
+        return f"{per_second / 1e6:.1f}M"
+    return f"{per_second / 1e3:.1f}k" if per_second >= 1e3 else f"{per_second:.0f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration as people write it.
+
+    >>> format_seconds(52), format_seconds(3723)
+    ('0:52', '1:02:03')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,98 @@
+"""The line contract of the filters: what comes in on stdin and what goes out on stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TextIO, cast
+
+from seqkit.atomic import atomic_write
+from seqkit.errors import MissingDataError, UsageError
+
+
+def use_utf8() -> None:
+    r"""Make stdout and stderr UTF-8 with ``\n`` line ends, whatever the locale says."""
+    for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors=errors, newline="\n")
+
+
+def write_result(text: str, *, end: str = "\n", flush: bool = False) -> None:
+    """Write a result to stdout exactly as it is; nothing else may go there."""
+    sys.stdout.write(text + end)
+    if flush:
+        sys.stdout.flush()
+
+
+def flush_stdout() -> None:
+    """Flush stdout now, so that a reader who left is noticed here and not at interpreter exit."""
+    sys.stdout.flush()
+
+
+def discard_stdout() -> None:
+    """Point stdout at the null device after its reader left, so that the interpreter's last flush is silent."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def stdin_is_terminal() -> bool:
+    """Whether nobody piped anything in."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+@contextmanager
+def open_input(name: str | None) -> Iterator[tuple[IO[bytes], str]]:
+    """Yield a binary stream and its name for messages: a file, or stdin for ``-`` or no name.
+
+    Raises:
+        UsageError: No input was named and stdin is a terminal.
+        MissingDataError: The file does not exist.
+    """
+    if name is None or name == "-":
+        if name is None and stdin_is_terminal():
+            raise UsageError("no input: name a file, or pipe text in", hint="`-` reads from the terminal")
+        yield sys.stdin.buffer, "<stdin>"
+        return
+    path = Path(name)
+    if not path.exists():
+        raise MissingDataError("no such file", path=path)
+    with path.open("rb") as file:
+        yield file, name
+
+
+@contextmanager
+def open_output(name: str | None) -> Iterator[TextIO]:
+    """Yield a text stream: stdout for ``-`` or no name, else a file that appears whole or not at all.
+
+    Pipes and devices (``/dev/null``) cannot be replaced; they are written as they are.
+    """
+    if name is None or name == "-":
+        yield sys.stdout
+        flush_stdout()
+        return
+    path = Path(name)
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8", newline="\n") as special:
+            yield special
+        return
+    with atomic_write(path) as file:
+        yield cast(TextIO, _Utf8Writer(file))
+
+
+class _Utf8Writer:
+    """The text side of a binary file: what the writers of results use of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        self._file.write(text.encode("utf-8"))
+        return len(text)
+
+    def flush(self) -> None:
+        self._file.flush()

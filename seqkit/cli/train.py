@@ -1,0 +1,335 @@
+"""``seqkit train``: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seqkit.cli import console, signals
+from seqkit.cli.command import Json, command
+from seqkit.cli.completion import complete_override_key, complete_recipe
+from seqkit.cli.progress import TrainingDisplay, format_seconds
+from seqkit.cli.streams import write_result
+from seqkit.errors import MissingDataError, RecipeError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from seqkit.recipe.loading import LoadedRecipe
+    from seqkit.recipe.schema import Recipe
+    from seqkit.runs.folder import RunFolder
+    from seqkit.training.precision import PrecisionChoice
+    from seqkit.training.prepared import Prepared
+    from seqkit.training.state import TrainState
+
+_EXAMPLES = """\
+seqkit train recipes/lstm_charlm.yaml
+seqkit train lstm_charlm --set model.d_model=512 --set train.max_minutes=10
+seqkit train mine.yaml --run-dir runs/nightly --resume --lock nightly.lock -q
+seqkit train mine.yaml --dry-run"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``train`` to the command tree."""
+
+    @command(app, "train", examples=_EXAMPLES, no_args_is_help=True)
+    def train(
+        recipe: Annotated[
+            str,
+            typer.Argument(
+                metavar="RECIPE",
+                help="A file, - for stdin, or a shipped recipe's name.",
+                autocompletion=complete_recipe,
+            ),
+        ],
+        overrides: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set",
+                metavar="KEY=VALUE",
+                help="Override a key; repeatable.",
+                autocompletion=complete_override_key,
+            ),
+        ] = None,
+        run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Train in this folder.")] = None,
+        resume: Annotated[
+            bool, typer.Option("--resume", help="Start, continue, or do nothing if complete; needs --run-dir.")
+        ] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Check everything, try one step, write nothing.")
+        ] = False,
+        seed: Annotated[int | None, typer.Option("--seed", min=0, help="Same as --set seed=N.")] = None,
+        device: Annotated[
+            str | None,
+            typer.Option(
+                "--device", envvar="SEQKIT_DEVICE", help="auto, cpu, cuda, cuda:N or mps; wins over the recipe."
+            ),
+        ] = None,
+        threads: Annotated[
+            int | None, typer.Option("--threads", min=1, help="CPU threads; wins over the recipe.")
+        ] = None,
+        runs_dir: Annotated[
+            Path | None,
+            typer.Option("--runs-dir", envvar="SEQKIT_RUNS_DIR", help="Where run folders are made (runs)."),
+        ] = None,
+        cache_dir: Annotated[
+            Path | None, typer.Option("--cache-dir", envvar="SEQKIT_CACHE_DIR", help="Where token stores are kept.")
+        ] = None,
+        lock: Annotated[
+            Path | None, typer.Option("--lock", help="Hold this lock file meanwhile; exit 75 if another has it.")
+        ] = None,
+        lock_wait: Annotated[float, typer.Option("--lock-wait", min=0, help="Seconds to wait for the lock.")] = 0.0,
+        json_output: Json = False,
+    ) -> None:
+        """Train a model as a recipe says; the last line on stdout is the run folder."""
+        from seqkit.recipe.loading import load_recipe
+        from seqkit.runs.folder import RunFolder, new_run_path
+        from seqkit.runs.lock import file_lock
+        from seqkit.runs.places import cache_dir as cache_place
+        from seqkit.runs.places import runs_dir as runs_place
+
+        changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+        if resume and run_dir is None:
+            raise UsageError("--resume needs --run-dir: which run is to go on?")
+        loaded = load_recipe(recipe, overrides=changes)
+        _require_data(loaded)
+        with ExitStack() as stack:
+            if lock is not None:
+                stack.enter_context(file_lock(lock, lock_wait))
+            if dry_run:
+                place = run_dir or new_run_path(runs_place(runs_dir), loaded.name)
+                _dry_run(loaded, place, device=device, threads=threads, json_output=json_output)
+                return
+            if run_dir is not None:
+                run = stack.enter_context(RunFolder.claim(run_dir, resume=resume))
+            else:
+                run = stack.enter_context(RunFolder.create(runs_place(runs_dir), loaded.name))
+            settled = _settle_recipe(loaded, run)
+            if run.state == "complete":
+                console.logger.info("%s is complete; nothing to do", run.path)
+                _print_result(run.path, run.record().get("metrics", {}), json_output)
+                return
+            again = ["seqkit", "train", recipe, *(f"--set={change}" for change in changes)]
+            again += ["--run-dir", str(run.path), "--resume"]
+            metrics = _train(
+                loaded,
+                settled,
+                run,
+                device=device,
+                threads=threads,
+                cache=cache_place(cache_dir),
+                how_to_resume=shlex.join(again),
+            )
+            _print_result(run.path, metrics, json_output)
+
+
+def _require_data(loaded: LoadedRecipe) -> None:
+    """Check that every named text is there, and point at its line in the recipe if not."""
+    from seqkit.data.readers import open_source
+
+    for key in ("train", "valid", "test"):
+        source = getattr(loaded.recipe.data, key)
+        if source is None:
+            continue
+        try:
+            open_source(source)
+        except MissingDataError as error:
+            raise RecipeError([f"{loaded.locate('data', key)}: {error.message}"], hint=error.hint) from None
+
+
+def _settle_recipe(loaded: LoadedRecipe, run: RunFolder) -> Recipe:
+    """The recipe with its seed drawn; of a run that goes on, checked to be the one it began with."""
+    import secrets
+
+    from seqkit.recipe.loading import differing_keys, recipe_from_resolved
+
+    recipe = loaded.recipe
+    if run.state == "new":
+        return recipe if recipe.seed is not None else recipe.model_copy(update={"seed": secrets.randbelow(2**31)})
+    old = recipe_from_resolved(run.resolved_recipe(), source=f"{run.path}/resolved.yaml")
+    if recipe.seed is None:
+        recipe = recipe.model_copy(update={"seed": old.seed})
+    changed = differing_keys(old, recipe)
+    if changed:
+        raise RecipeError(
+            [f"{run.path}: the recipe has changed since this run began: {change}" for change in changed],
+            hint="change it back, or start another run with another --run-dir",
+        )
+    return old
+
+
+def _train(
+    loaded: LoadedRecipe,
+    recipe: Recipe,
+    run: RunFolder,
+    *,
+    device: str | None,
+    threads: int | None,
+    cache: Path,
+    how_to_resume: str,
+) -> dict[str, Any]:
+    """Run the session, showing its events; return the final metrics."""
+    from seqkit.recipe.loading import resolve_recipe_text
+    from seqkit.runs.checkpoint import read_checkpoint
+    from seqkit.tasks.base import prepare
+    from seqkit.training.device import describe_device, resolve_device, set_threads
+    from seqkit.training.session import Evaluated, Reported, Saved, Session, Ticked, make_state
+
+    place = resolve_device(device or recipe.train.device)
+    set_threads(threads or recipe.train.threads)
+    assert recipe.seed is not None
+    prepared = prepare(recipe, cache, seed=recipe.seed)
+    latest = run.latest_checkpoint() if run.state == "resumed" else None
+    checkpoint = read_checkpoint(latest) if latest is not None else None
+    state, choice = make_state(prepared, recipe, seed=recipe.seed, device=place, checkpoint=checkpoint)
+    text = resolve_recipe_text(recipe)
+    run.start(
+        recipe=loaded.text,
+        resolved=text,
+        recipe_name=loaded.name,
+        task=recipe.task,
+        model=_describe_model(recipe),
+        seed=recipe.seed,
+        device=describe_device(place),
+        command=["seqkit", *sys.argv[1:]],
+    )
+    with console.log_file(run.log_path):
+        _print_headline(recipe, prepared, state, choice, place, run)
+        if state.progress.step:
+            console.logger.info("going on from step %s", f"{state.progress.step:,}")
+        session = Session(prepared, recipe, text, state, run, stop=signals.received, how_to_resume=how_to_resume)
+        with signals.deferred(), TrainingDisplay(prepared.unit) as display:
+            for event in session.events():
+                match event:
+                    case Ticked():
+                        display.ticked(event)
+                    case Reported():
+                        display.reported(event)
+                    case Evaluated():
+                        display.evaluated(event)
+                    case Saved():
+                        display.saved(event)
+        metrics = session.final_metrics
+        best = {"step": metrics["best_step"], "loss": metrics["best_loss"]}
+        run.finish("completed", 0, {"best": best, "metrics": metrics})
+        console.logger.info(
+            "done in %s · best valid %.4f nats/%s at step %s",
+            format_seconds(metrics["elapsed"]),
+            metrics["best_loss"],
+            prepared.unit,
+            f"{metrics['best_step']:,}",
+            extra={"event": "done", "fields": metrics},
+        )
+    return metrics
+
+
+def _dry_run(
+    loaded: LoadedRecipe, place: Path, *, device: str | None, threads: int | None, json_output: bool
+) -> None:
+    """Prepare everything in a temporary cache, build the model, try one step, and print what training would do."""
+    from seqkit.tasks.base import prepare
+    from seqkit.training.device import describe_device, resolve_device, set_threads
+    from seqkit.training.session import make_state, try_step
+
+    recipe = loaded.recipe
+    where = resolve_device(device or recipe.train.device)
+    set_threads(threads or recipe.train.threads)
+    with tempfile.TemporaryDirectory(prefix="seqkit-dry-run-") as cache:
+        prepared = prepare(recipe, Path(cache), seed=recipe.seed or 0)
+        state, choice = make_state(prepared, recipe, seed=recipe.seed or 0, device=where, checkpoint=None)
+        try_step(state, prepared)
+        num_parameters = sum(p.numel() for p in state.model.parameters())
+        facts = {
+            "task": recipe.task,
+            "model": _describe_model(recipe),
+            "num_parameters": num_parameters,
+            "data": prepared.describe_data(),
+            "batches_per_epoch": len(prepared.batches),
+            "budget": _describe_budget(recipe),
+            "num_steps": _planned_steps(recipe, len(prepared.batches)),
+            "device": describe_device(where),
+            "precision": _describe_precision(state, choice),
+            "run_dir": str(place),
+        }
+    if json_output:
+        write_result(json.dumps(facts, ensure_ascii=False))
+        return
+    for key, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else "until the budget is spent" if value is None else value
+        write_result(f"{key:<18} {shown}")
+
+
+def _print_result(path: Path, metrics: dict[str, Any], json_output: bool) -> None:
+    if json_output:
+        write_result(json.dumps({"run_dir": str(path), "metrics": metrics}, ensure_ascii=False))
+    else:
+        write_result(str(path))
+
+
+def _print_headline(
+    recipe: Recipe,
+    prepared: Prepared,
+    state: TrainState,
+    choice: PrecisionChoice | None,
+    device: torch.device,
+    run: RunFolder,
+) -> None:
+    """Two lines that say what is about to be trained, on what, where."""
+    from seqkit.training.device import describe_device
+
+    num_parameters = sum(p.numel() for p in state.model.parameters())
+    console.logger.info(
+        "%s · %s, %s parameters · %s",
+        recipe.task,
+        _describe_model(recipe),
+        f"{num_parameters / 1e6:.1f} M" if num_parameters >= 1e6 else f"{num_parameters:,}",
+        prepared.describe_data(),
+    )
+    console.logger.info(
+        "%s, %s · budget %s · %s",
+        describe_device(device),
+        _describe_precision(state, choice),
+        _describe_budget(recipe),
+        run.path,
+        extra={"event": "start", "fields": {"run_dir": str(run.path), "num_parameters": num_parameters}},
+    )
+
+
+def _describe_model(recipe: Recipe) -> str:
+    return f"{recipe.model.type} {recipe.model.num_layers}×{recipe.model.d_model}"
+
+
+def _describe_precision(state: TrainState, choice: PrecisionChoice | None) -> str:
+    if choice is None or choice.speedup == 0:
+        return state.precision
+    return f"{state.precision} (bf16 is {choice.speedup:.1f} × fp32 in a {choice.seconds:.0f} s probe)"
+
+
+def _describe_budget(recipe: Recipe) -> str:
+    train = recipe.train
+    limits = [
+        f"{train.max_steps:,} steps" if train.max_steps is not None else "",
+        f"{train.max_epochs:g} epochs" if train.max_epochs is not None else "",
+        f"{train.max_minutes:g} min" if train.max_minutes is not None else "",
+    ]
+    return " or ".join(limit for limit in limits if limit)
+
+
+def _planned_steps(recipe: Recipe, num_batches: int) -> int | None:
+    """Steps until the budget is spent, unless only the clock knows."""
+    import math
+
+    train = recipe.train
+    limits = []
+    if train.max_steps is not None:
+        limits.append(train.max_steps)
+    if train.max_epochs is not None:
+        limits.append(math.ceil(train.max_epochs * num_batches))
+    return min(limits) if limits and train.max_minutes is None else None

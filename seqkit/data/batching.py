@@ -1,0 +1,191 @@
+"""The order in which a language model meets its training text: pure functions of seed, epoch and batch index.
+
+Nothing is stored between batches, so a run that resumes at (epoch, index) continues exactly as it would have.
+Letters: B columns or windows, T steps, L predicted tokens of a column, N tokens of the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from seqkit.errors import DataError
+from seqkit.tokenizers.base import TokenArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmBatch:
+    """Token ids, and at each place the token to predict there."""
+
+    inputs_BT: npt.NDArray[np.int64]
+    targets_BT: npt.NDArray[np.int64]
+    """The token that follows each input in the text."""
+    starts_fresh: bool
+    """Whether the model's state is reset before this batch; else it is carried over from the last one."""
+
+
+class BatchOrder(Protocol):
+    """The batches of an epoch; ``len()`` is their number."""
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def batch(self, epoch: int, index: int) -> LmBatch:
+        """Batch ``index`` (0-based, below ``len()``) of epoch ``epoch`` (0-based)."""
+        ...
+
+
+class ColumnBatches:
+    """Contiguous columns: row b of each batch goes on where row b of the last one stopped.
+
+    The N - 1 predicted tokens are cut into B columns of L = (N - 1) // B; an epoch walks down them, T at a time.
+    The last batch is shorter where T does not divide L. Only the last ``num_dropped`` = (N - 1) mod B tokens of
+    the text are never predicted. The order is the same in every epoch.
+
+    Args:
+        ids: The text, shape (N,); only the slices of a batch are read.
+        num_columns: B.
+        sequence_length: T.
+        allow_short: Accept a text of less than one full batch, down to one token a column.
+        name: What to call the text in an error.
+
+    Raises:
+        DataError: The text is too short.
+
+    >>> batches = ColumnBatches(np.arange(10, dtype=np.uint8), num_columns=2, sequence_length=3)
+    >>> len(batches), batches.num_dropped
+    (2, 1)
+    >>> batches.batch(0, 0).inputs_BT.tolist(), batches.batch(0, 1).inputs_BT.tolist()
+    ([[0, 1, 2], [4, 5, 6]], [[3], [7]])
+    """
+
+    def __init__(
+        self,
+        ids: TokenArray,
+        num_columns: int,
+        sequence_length: int,
+        *,
+        allow_short: bool = False,
+        name: str | None = None,
+    ) -> None:
+        num_predicted = max(0, len(ids) - 1)
+        smallest = num_columns * (1 if allow_short else sequence_length) + 1
+        if len(ids) < smallest:
+            raise _too_short(len(ids), smallest, num_columns, 1 if allow_short else sequence_length, name)
+        self.num_columns = num_columns
+        self.sequence_length = sequence_length
+        self.column_length = num_predicted // num_columns
+        self.num_dropped = num_predicted % num_columns
+        # Views of the memory map, without its class: numpy.memmap makes each slice several times slower.
+        flat = np.asarray(ids)
+        num_used = num_columns * self.column_length
+        self._inputs_BL = flat[:num_used].reshape(num_columns, self.column_length)
+        self._targets_BL = flat[1 : num_used + 1].reshape(num_columns, self.column_length)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return (self.column_length + self.sequence_length - 1) // self.sequence_length
+
+    def batch(self, epoch: int, index: int) -> LmBatch:
+        """See ``BatchOrder.batch``; each epoch starts fresh."""
+        _check_index(index, len(self))
+        steps = slice(index * self.sequence_length, (index + 1) * self.sequence_length)
+        return LmBatch(
+            inputs_BT=self._inputs_BL[:, steps].astype(np.int64, order="C"),
+            targets_BT=self._targets_BL[:, steps].astype(np.int64, order="C"),
+            starts_fresh=index == 0,
+        )
+
+
+class FullBatches:
+    """The whole text as one batch: columns as in ``ColumnBatches``, T = L, one update an epoch.
+
+    Args:
+        ids: The text, shape (N,).
+        num_columns: B.
+        name: What to call the text in an error.
+
+    Raises:
+        DataError: The text is too short.
+    """
+
+    def __init__(self, ids: TokenArray, num_columns: int, *, name: str | None = None) -> None:
+        longest = max(1, (len(ids) - 1) // num_columns)
+        self._columns = ColumnBatches(ids, num_columns, longest, allow_short=True, name=name)
+        self.num_columns = num_columns
+        self.sequence_length = longest
+        self.num_dropped = self._columns.num_dropped
+
+    def __len__(self) -> int:
+        """Batches an epoch: one."""
+        return 1
+
+    def batch(self, epoch: int, index: int) -> LmBatch:
+        """See ``BatchOrder.batch``; starts fresh."""
+        return self._columns.batch(epoch, index)
+
+
+class WindowBatches:
+    """Windows from random places of the text, each from an empty state.
+
+    A window may begin at any token that T more follow, all equally likely. An epoch is as many batches as cover
+    the text once, if not exactly: max(1, (N - 1) // (B · T)).
+
+    Args:
+        ids: The text, shape (N,); only the windows of a batch are read.
+        num_windows: B.
+        sequence_length: T.
+        seed: Of the places; with epoch and index it fixes a batch.
+        name: What to call the text in an error.
+
+    Raises:
+        DataError: The text is shorter than one batch.
+    """
+
+    def __init__(
+        self, ids: TokenArray, num_windows: int, sequence_length: int, seed: int, *, name: str | None = None
+    ) -> None:
+        smallest = num_windows * sequence_length + 1
+        if len(ids) < smallest:
+            raise _too_short(len(ids), smallest, num_windows, sequence_length, name)
+        self.num_windows = num_windows
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self._num_batches = max(1, (len(ids) - 1) // (num_windows * sequence_length))
+        self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(ids), sequence_length + 1)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self._num_batches
+
+    def batch(self, epoch: int, index: int) -> LmBatch:
+        """See ``BatchOrder.batch``; always starts fresh."""
+        _check_index(index, len(self))
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch, index))))
+        starts_B = generator.integers(len(self._windows), size=self.num_windows)
+        windows = self._windows[starts_B]
+        return LmBatch(
+            inputs_BT=windows[:, :-1].astype(np.int64, order="C"),
+            targets_BT=windows[:, 1:].astype(np.int64, order="C"),
+            starts_fresh=True,
+        )
+
+
+def _check_index(index: int, num_batches: int) -> None:
+    """Refuse a batch that an epoch does not have, which a slice would return empty."""
+    if not 0 <= index < num_batches:
+        raise IndexError(f"batch {index} of an epoch of {num_batches:,}")
+
+
+def _too_short(found: int, smallest: int, batch_size: int, length: int, name: str | None) -> DataError:
+    """The error for a text of less than one batch."""
+    return DataError(
+        f"the text has {found:,} tokens, but batch size {batch_size:,} × sequence length {length:,} "
+        f"needs at least {smallest:,}",
+        path=name,
+        hint="lower train.batch_size or train.sequence_length, or use a longer text",
+    )

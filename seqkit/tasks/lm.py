@@ -1,0 +1,161 @@
+"""Task ``lm``: predict the next token of a stream of text.
+
+Legend: B columns or windows, T time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, WindowBatches
+from seqkit.data.store import LmCorpora, TokenStore, prepare_text_corpora
+from seqkit.decoding.sampling import SamplingRule, generate, row_generators
+from seqkit.decoding.scoring import ScoreSum, score_stream
+from seqkit.metrics.language_model import LanguageModelScore, language_model_score
+from seqkit.models.build import build_language_model
+from seqkit.models.language_model import RecurrentLanguageModel
+from seqkit.models.recurrent import detach_state
+from seqkit.recipe.schema import LmRecipe
+from seqkit.tasks.base import Progress, model_device
+from seqkit.tokenizers.base import Tokenizer
+from seqkit.training.loop import LossSum
+
+_VALIDATION_COLUMNS = 32
+_VALIDATION_BURN_IN = 128
+"""Validation during training runs in columns, each warmed up by this many tokens: many times faster than one
+stream, and the same to about 1e-4 nats. ``seqkit evaluate`` runs one stream."""
+
+
+@dataclass(frozen=True)
+class PreparedLm:
+    """A language-model recipe with its tokenizer fitted and its text encoded."""
+
+    recipe: LmRecipe
+    corpora: LmCorpora
+    batches: BatchOrder
+    seed: int
+
+    @property
+    def tokenizer_files(self) -> Mapping[str, str]:
+        """The one tokenizer."""
+        return {"tokenizer.json": self.corpora.tokenizer.to_json()}
+
+    @property
+    def unit(self) -> str:
+        """The noun of a token."""
+        return self.corpora.tokenizer.unit
+
+    def describe_data(self) -> str:
+        """Corpus name and sizes of both parts."""
+        source = self.recipe.data.train
+        name = source if isinstance(source, str) else f"{len(source)} sources"
+        train, valid = self.corpora.train, self.corpora.valid
+        text = f"{name}, {train.num_tokens:,} train / {valid.num_tokens:,} validation {self.unit}s"
+        if self.corpora.tokenizer.unk_id is not None:
+            text += f", unknown {_percent(train)} / {_percent(valid)}"
+        return text
+
+    def facts(self) -> dict[str, Any]:
+        """Vocabulary size, and for each part its hash and counts."""
+        return {
+            "task": "lm",
+            "model_type": self.recipe.model.type,
+            "vocab_size": self.corpora.tokenizer.vocab_size,
+            "data": {"train": _store_facts(self.corpora.train), "valid": _store_facts(self.corpora.valid)},
+        }
+
+    def build_model(self) -> RecurrentLanguageModel:
+        """A fresh model."""
+        return build_language_model(self.recipe.model, self.corpora.tokenizer.vocab_size)
+
+    def loss(self, model: nn.Module, batch: LmBatch, carry: Any) -> LossSum:
+        """Cross-entropy of the next token, summed over the batch."""
+        device = model_device(model)
+        inputs_BT = torch.from_numpy(batch.inputs_BT).to(device, non_blocking=True)
+        targets_BT = torch.from_numpy(batch.targets_BT).to(device, non_blocking=True)
+        logits_BTV, state = model(inputs_BT, carry)
+        nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="sum")
+        return LossSum(nats, targets_BT.numel(), carry=detach_state(state))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Scores on the whole validation set, state carried, in warmed-up columns."""
+        assert isinstance(model, RecurrentLanguageModel)
+        store = self.corpora.valid
+        total = score_stream(
+            model,
+            store.ids,
+            device=model_device(model),
+            vocab_size=model.vocab_size,
+            num_columns=_VALIDATION_COLUMNS,
+            burn_in=_VALIDATION_BURN_IN,
+        )
+        score = store_score(total, store, self.corpora.tokenizer)
+        return {key: value for key, value in score.as_dict().items() if not key.startswith("num_")}
+
+    def show_sample(self, model: nn.Module, length: int) -> str:
+        """A sample at temperature 0.8 from the start token; the same draws every time."""
+        assert isinstance(model, RecurrentLanguageModel)
+        tokenizer = self.corpora.tokenizer
+        device = model_device(model)
+        drawn = generate(
+            model,
+            [tokenizer.start_id],
+            length=length,
+            rule=SamplingRule(temperature=0.8),
+            generators=row_generators(self.seed, 1, device=device),
+            device=device,
+        )
+        return tokenizer.decode([int(tokens.token_B[0]) for tokens in drawn])
+
+
+def prepare_lm(recipe: LmRecipe, cache_dir: Path, *, seed: int, on_progress: Progress | None = None) -> PreparedLm:
+    """Fit the tokenizer, encode the text into token stores, and lay out the batches.
+
+    Raises:
+        DataError: The text cannot be used, or is shorter than one batch.
+    """
+    corpora = prepare_text_corpora(recipe.data, recipe.tokenizer, cache_dir, on_progress=on_progress)
+    train = recipe.train
+    ids = corpora.train.ids
+    name = "data.train"
+    batches: BatchOrder
+    match train.bptt:
+        case "truncated":
+            batches = ColumnBatches(ids, train.num_columns, train.sequence_length, name=name)
+        case "full":
+            batches = FullBatches(ids, train.num_columns, name=name)
+        case "windows":
+            batches = WindowBatches(ids, train.num_columns, train.sequence_length, seed=seed, name=name)
+    return PreparedLm(recipe, corpora, batches, seed)
+
+
+def store_score(total: ScoreSum, store: TokenStore, tokenizer: Tokenizer) -> LanguageModelScore:
+    """Scores of a whole store, of which every token but the first was scored."""
+    first = tokenizer.decode([int(store.ids[0])])
+    return language_model_score(
+        total.nats,
+        num_tokens=total.num_tokens,
+        num_chars=store.num_chars - len(first),
+        num_bytes=store.num_bytes - len(first.encode("utf-8", "surrogatepass")),
+    )
+
+
+def _store_facts(store: TokenStore) -> dict[str, Any]:
+    return {
+        "sha256": store.sha256,
+        "num_tokens": store.num_tokens,
+        "num_chars": store.num_chars,
+        "num_bytes": store.num_bytes,
+        "num_unknown": store.num_unknown,
+    }
+
+
+def _percent(store: TokenStore) -> str:
+    return f"{100 * store.num_unknown / store.num_tokens:.2f} %"

@@ -1,0 +1,111 @@
+"""The table of tokenizers: fit one by its config, save it, load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqkit.atomic import write_text_atomic
+from seqkit.errors import CheckpointError
+from seqkit.recipe import schema
+from seqkit.tokenizers.base import FORMAT_KEY, FORMAT_VERSION, Tokenizer
+from seqkit.tokenizers.byte import ByteTokenizer
+from seqkit.tokenizers.char import CharTokenizer, fit_char
+from seqkit.tokenizers.word import WordTokenizer, fit_word
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """How one type of tokenizer is made."""
+
+    fit: Callable[[Any, Iterable[str]], Tokenizer]
+    """From its config and the blocks of a training text."""
+    load: Callable[[Mapping[str, object]], Tokenizer]
+    """From its saved fields; raises ValueError if they are wrong."""
+    line_based: bool
+
+
+def _fit_byte(_config: schema.ByteTokenizer, _blocks: Iterable[str]) -> ByteTokenizer:
+    """The byte tokenizer, which has nothing to learn; the text is not read."""
+    return ByteTokenizer()
+
+
+_KINDS: dict[str, _Kind] = {
+    "char": _Kind(fit=fit_char, load=CharTokenizer.from_fields, line_based=CharTokenizer.line_based),
+    "byte": _Kind(fit=_fit_byte, load=ByteTokenizer.from_fields, line_based=ByteTokenizer.line_based),
+    "word": _Kind(fit=fit_word, load=WordTokenizer.from_fields, line_based=WordTokenizer.line_based),
+}
+"""A tokenizer's name in recipes and files, and how it is made."""
+
+
+def is_line_based(config: schema.TokenizerConfig) -> bool:
+    """Whether the tokenizer that ``config`` describes should meet a text divided only at line ends."""
+    return _KINDS[config.type].line_based
+
+
+def fit_tokenizer(config: schema.TokenizerConfig, blocks: Iterable[str]) -> Tokenizer:
+    """Make the tokenizer that ``config`` describes.
+
+    Args:
+        config: The ``tokenizer`` section of a recipe.
+        blocks: The training text, in pieces cut anywhere; read at most once.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        DataError: The text does not suit it; see ``fit_char`` and ``fit_word``.
+    """
+    return _KINDS[config.type].fit(config, blocks)
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a tokenizer to one JSON file, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    write_text_atomic(path, tokenizer.to_json())
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer back; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: The file is missing, unreadable, damaged, of a newer seqkit or no tokenizer at all.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read the tokenizer: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: damaged tokenizer: not UTF-8") from error
+    try:
+        return tokenizer_from_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged tokenizer: {error}") from error
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """The tokenizer whose ``to_json`` is ``text``.
+
+    Raises:
+        ValueError: ``text`` is no saved tokenizer; the message is one line.
+    """
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from error
+    if not isinstance(fields, dict) or FORMAT_KEY not in fields:
+        raise ValueError(f"no {FORMAT_KEY} in it")
+    version = fields.pop(FORMAT_KEY)
+    # JSON's true and 1.0 equal 1 in Python.
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise ValueError(f"format {version!r}, but this seqkit reads format {FORMAT_VERSION}"[:200])
+    kind = fields.pop("type", None)
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"type {kind!r} is none of {', '.join(_KINDS)}"[:200])
+    return _KINDS[kind].load(fields)

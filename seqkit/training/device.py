@@ -1,0 +1,51 @@
+"""Where training and decoding run, and with how many threads."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from seqkit.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device a name stands for.
+
+    Args:
+        name: ``auto`` (a GPU if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises:
+        UsageError: There is no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not on this machine ({torch.cuda.device_count()} CUDA devices)")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps' is not on this machine")
+    if device.type not in {"cpu", "cuda", "mps"}:
+        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    return device
+
+
+def set_threads(threads: int | None) -> int:
+    """Set the CPU threads for arithmetic once, and return how many: as given, else one a core we may use."""
+    count = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(count)
+    return count
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words: ``cpu, 2 threads`` or the card's name."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    if device.type == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    return str(device)

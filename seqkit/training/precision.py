@@ -1,0 +1,80 @@
+"""Arithmetic of the matrix products: fp32, bf16 or fp16 autocast, and the probe that chooses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """A context in which matrix products run in ``precision``; weights stay in fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """What the probe chose, and why."""
+
+    precision: Precision
+    speedup: float
+    """How many times faster a training step was in bf16 than in fp32."""
+    seconds: float
+    """What the probe cost."""
+
+
+def probe_precision(
+    model: nn.Module,
+    run_step: Callable[[Precision], None],
+    device: torch.device,
+    *,
+    budget_seconds: float = 2.0,
+    worthwhile: float = 1.1,
+) -> PrecisionChoice:
+    """Time real training steps in fp32 and in bf16, alternating, and choose the faster.
+
+    The model's gradients are cleared and the random state restored, so training is as if nothing had happened.
+
+    Args:
+        model: The model about to be trained.
+        run_step: Runs forward and backward on a real batch in the given precision.
+        device: Where the model is.
+        budget_seconds: Stop measuring after about this long.
+        worthwhile: bf16 must be at least this much faster to be chosen.
+    """
+    began = time.perf_counter()
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return PrecisionChoice("fp32", 0.0, 0.0)
+    devices = [device] if device.type == "cuda" else []
+    times: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
+    with torch.random.fork_rng(devices=devices):
+        try:
+            while len(times["bf16"]) < 2 or time.perf_counter() - began < budget_seconds:
+                for precision, seconds in times.items():
+                    start = time.perf_counter()
+                    run_step(precision)
+                    if device.type == "cuda":
+                        torch.cuda.synchronize(device)
+                    seconds.append(time.perf_counter() - start)
+                if len(times["bf16"]) >= 8:
+                    break
+        except RuntimeError:
+            # A kernel that this machine lacks in bf16: fp32 always works.
+            return PrecisionChoice("fp32", 0.0, time.perf_counter() - began)
+        finally:
+            model.zero_grad(set_to_none=True)
+    # The fastest of each: the first run of each warms caches up, and noise only ever adds time.
+    speedup = min(times["fp32"][1:]) / min(times["bf16"][1:])
+    chosen: Precision = "bf16" if speedup >= worthwhile else "fp32"
+    return PrecisionChoice(chosen, speedup, time.perf_counter() - began)

@@ -1,0 +1,53 @@
+"""What training needs of a task: its data ready, its model, its loss and its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import nn
+
+from seqkit.training.loop import BatchSource, LossSum
+
+
+class Prepared(Protocol):
+    """A task with its data ready: everything training needs, and nothing about how training goes."""
+
+    @property
+    def batches(self) -> BatchSource:
+        """The training batches."""
+        ...
+
+    @property
+    def tokenizer_files(self) -> Mapping[str, str]:
+        """File name to text, to be kept in every checkpoint."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """The noun of a token: character, byte, word."""
+        ...
+
+    def describe_data(self) -> str:
+        """The data in a few words, with counts."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Sizes and data hashes, for ``model.json``."""
+        ...
+
+    def build_model(self) -> nn.Module:
+        """A fresh model, initialised from the global random state, on the CPU."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any, carry: Any) -> LossSum:
+        """The loss of one batch over real tokens, as sum and count."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Scores on the validation set; ``loss`` (nats per token) decides which checkpoint is best."""
+        ...
+
+    def show_sample(self, model: nn.Module, length: int) -> str:
+        """A short example of what the model writes now; takes nothing from the global random state."""
+        ...

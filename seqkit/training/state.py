@@ -1,0 +1,103 @@
+"""Everything that a training run must remember to go on exactly where it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from seqkit.training.averaging import WeightAverage
+
+
+@dataclass
+class Progress:
+    """The numbers of a run: where it is in its data and its budget, and how well it did."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    """Whole passes over the training data done."""
+    batch_index: int = 0
+    """The next batch of this epoch."""
+    elapsed: float = 0.0
+    """Seconds of wall-clock time since training began, evaluation included, over all sessions."""
+    num_tokens: int = 0
+    """Target tokens trained on."""
+    window_nats: float = 0.0
+    """Sum of the loss since the last report."""
+    window_tokens: int = 0
+    """Tokens since the last report."""
+    num_skipped: int = 0
+    """Steps whose fp16 gradients overflowed, so that no update was made."""
+    evaluated_tenths: int = 0
+    """Tenths of the budget after which an evaluation was made (without ``evaluate_every``)."""
+    evaluated_step: int = 0
+    """The step of the last evaluation."""
+    best_loss: float | None = None
+    """Lowest validation loss so far, nats per token."""
+    best_step: int | None = None
+    """The step it was reached at."""
+    num_without_improvement: int = 0
+    """Evaluations since the validation loss last improved (early stopping)."""
+    plateau_factor: float = 1.0
+    """Product of the learning-rate cuts so far (plateau schedule)."""
+    plateau_wait: int = 0
+    """Evaluations without improvement since the last cut."""
+
+
+@dataclass
+class TrainState:
+    """Model, optimizer, averages, random states, carried hidden state and progress of one run."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    precision: str
+    """The precision in use; kept, so that a resumed run does not probe again."""
+    average: WeightAverage | None = None
+    scaler: torch.amp.GradScaler | None = None
+    carry: Any = None
+    """Hidden state carried from batch to batch; ``None`` before the first."""
+    progress: Progress = field(default_factory=Progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A tree of tensors and plain values; with it, n more steps give the same bits as without a stop."""
+        device = next(self.model.parameters()).device
+        tree: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.precision,
+            "carry": self.carry,
+            "progress": vars(self.progress).copy(),
+            "torch_random_state": torch.get_rng_state(),
+            "cuda_random_state": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "average": self.average.state_dict() if self.average is not None else None,
+            # With averaging, the saved model holds the averages; the weights being trained are kept here.
+            "weights": dict(self.model.state_dict()) if self.average is not None else None,
+        }
+        return tree
+
+    def load_state_dict(self, tree: dict[str, Any]) -> None:
+        """Go on from a saved tree; the model already holds the checkpoint's weights."""
+        device = next(self.model.parameters()).device
+        self.optimizer.load_state_dict(tree["optimizer"])
+        self.precision = tree["precision"]
+        self.carry = _to_device(tree["carry"], device)
+        self.progress = Progress(**tree["progress"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(tree["scaler"])
+        if self.average is not None:
+            self.model.load_state_dict(tree["weights"])
+            self.average.load_state_dict(tree["average"])
+        torch.set_rng_state(tree["torch_random_state"])
+        if tree["cuda_random_state"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(tree["cuda_random_state"], device)
+
+
+def _to_device(tree: Any, device: torch.device) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return tree.to(device)
+    if isinstance(tree, tuple | list):
+        return type(tree)(_to_device(part, device) for part in tree)
+    return tree
