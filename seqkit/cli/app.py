@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import traceback
 from typing import Annotated
 
@@ -94,6 +95,7 @@ def _report_usage(error: typer.TyperException) -> int:
         return 2
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else "seqkit --help"
+    message = re.sub(r"\.? \(?(?:Did you mean|Possible options:) (.+?)[?)]+$", r"; did you mean \1?", message)
     message = message[:1].lower() + message[1:].rstrip(".")
     console.report_error([" ".join(message.split())], hint=hint, exit_code=2)
     return 2

@@ -21,9 +21,7 @@ from seqkit.cli.streams import flush_stdout
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
 Verbose = Annotated[
     int,
-    typer.Option(
-        "--verbose", "-v", count=True, help="Decisions and timings; twice for debugging.", show_default=False
-    ),
+    typer.Option("--verbose", "-v", count=True, help="Decisions and timings; twice for debugging.", show_default=False),
 ]
 Format = Annotated[
     LogFormat | None,

@@ -53,9 +53,7 @@ def register(app: typer.Typer) -> None:
         else:
             _write_table(_split_rows(entries) if names else _dataset_rows(entries))
 
-    @command(
-        data, "fetch", examples="seqkit data fetch multi30k\nseqkit data fetch wikitext-2 tinyshakespeare/input"
-    )
+    @command(data, "fetch", examples="seqkit data fetch multi30k\nseqkit data fetch wikitext-2 tinyshakespeare/input")
     def fetch(
         names: Annotated[list[str], typer.Argument(metavar="NAME[/SPLIT]...", help="Data sets of the catalog.")],
         cache_dir: Annotated[
@@ -66,18 +64,14 @@ def register(app: typer.Typer) -> None:
                 show_default=False,
             ),
         ] = None,
-        timeout: Annotated[
-            float, typer.Option("--timeout", min=0.1, help="Seconds without a byte to wait.")
-        ] = 30.0,
+        timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds without a byte to wait.")] = 30.0,
         force: Annotated[bool, typer.Option("--force", help="Fetch also what is there.")] = False,
         json_output: Json = False,
     ) -> None:
         """Download data sets once, verify them, and print the folder of each."""
         results = _fetch_all(names, cache_dir=cache_dir, timeout=timeout, is_forced=force)
         if json_output:
-            write_result(
-                json.dumps({"datasets": [_fetch_report(*result) for result in results]}, ensure_ascii=False)
-            )
+            write_result(json.dumps({"datasets": [_fetch_report(*result) for result in results]}, ensure_ascii=False))
             return
         for _, fetched in results:
             for folder in dict.fromkeys(entry.path.parent for entry in fetched):

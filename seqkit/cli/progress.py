@@ -87,9 +87,7 @@ class TrainingDisplay:
             parts.append(f"{format_rate(self._rate)} {self._unit}s/s")
         if event.spent > 0:
             parts.append(f"{format_seconds(event.elapsed * (1 - event.spent) / event.spent)} left")
-        self._progress.update(
-            self._progress.task_ids[0], completed=_TOTAL * event.spent, description="  ".join(parts)
-        )
+        self._progress.update(self._progress.task_ids[0], completed=_TOTAL * event.spent, description="  ".join(parts))
 
     def reported(self, event: Reported) -> None:
         """A line of training metrics, where there is no bar to show them."""

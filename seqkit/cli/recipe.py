@@ -114,16 +114,14 @@ def register(app: typer.Typer) -> None:
     @command(
         group,
         "resolve",
-        examples="seqkit recipe resolve lstm_charlm --set model.d_model=512\nseqkit recipe resolve r.yaml -o full.yaml",
+        examples="seqkit recipe resolve lstm_charlm --set model.d_model=512\nseqkit recipe resolve - < my.yaml",
     )
     def resolve(
         name: RecipeName,
         overrides: Overrides = None,
         output: Annotated[
             str | None,
-            typer.Option(
-                "--output", "-o", metavar="FILE", help="Write here (default: stdout).", show_default=False
-            ),
+            typer.Option("--output", "-o", metavar="FILE", help="Write here (default: stdout).", show_default=False),
         ] = None,
     ) -> None:
         """Print the full recipe: overrides applied, defaults written out, paths absolute."""
@@ -198,9 +196,7 @@ def _copy_shipped(name: str, destination: str | None, *, force: bool) -> str:
         raise UsageError(f"{target} exists; it stays as it is", hint="--force replaces it")
     with atomic_write(target) as file:
         file.write(shipped.read())
-    logger.info(
-        "for an editor that knows the keys: seqkit recipe schema > %s", target.parent / "recipe.schema.json"
-    )
+    logger.info("for an editor that knows the keys: seqkit recipe schema > %s", target.parent / "recipe.schema.json")
     return str(target)
 
 

@@ -95,9 +95,7 @@ def collect_facts(run_dir: Path) -> dict[str, Any]:
                 "step": step_folders.step_of(path),
                 "path": str(path),
                 "bytes": sum(item.stat().st_size for item in path.iterdir()),
-                **{
-                    f"is_{link}": target is not None and target.name == path.name for link, target in linked.items()
-                },
+                **{f"is_{link}": target is not None and target.name == path.name for link, target in linked.items()},
             }
             for path in step_folders.list_steps(run_dir)
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,15 @@ def discard_stdout() -> None:
 def stdin_is_terminal() -> bool:
     """Whether nobody piped anything in."""
     return sys.stdin is not None and sys.stdin.isatty()
+
+
+def stdin_is_piped() -> bool:
+    """Whether stdin is a pipe or a file: not a terminal, and not the null device that cron gives."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
 
 
 @contextmanager

@@ -230,9 +230,7 @@ def _train(
     return metrics
 
 
-def _dry_run(
-    loaded: LoadedRecipe, place: Path, *, device: str | None, threads: int | None, json_output: bool
-) -> None:
+def _dry_run(loaded: LoadedRecipe, place: Path, *, device: str | None, threads: int | None, json_output: bool) -> None:
     """Prepare everything in a temporary cache, build the model, try one step, and print what training would do."""
     from seqkit.tasks.base import prepare
     from seqkit.training.device import describe_device, resolve_device, set_threads

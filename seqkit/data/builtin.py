@@ -116,6 +116,4 @@ def builtin_text(name: str) -> BuiltinText:
         return _TEXTS[name]
     near = get_close_matches(name, _TEXTS, n=1)
     guess = f"; did you mean builtin:{near[0]}?" if near else ""
-    raise MissingDataError(
-        f"builtin:{name}: no such built-in corpus{guess}", hint=f"built in are {', '.join(_TEXTS)}"
-    )
+    raise MissingDataError(f"builtin:{name}: no such built-in corpus{guess}", hint=f"built in are {', '.join(_TEXTS)}")

@@ -299,9 +299,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
     max_repeats = 1
 
-    def http_error_302(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
-    ) -> Any:
+    def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage) -> Any:
         """Check where a redirect leads before following it."""
         location = headers.get("Location") or headers.get("URI") or ""
         fault = _redirect_fault(req.full_url, location)

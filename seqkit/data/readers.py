@@ -162,6 +162,15 @@ def iter_lines(stream: IO[bytes], name: str) -> Iterator[str]:
             raise _not_utf8(error, path=name, line=number) from error
 
 
+def read_utf8(stream: IO[bytes], name: str) -> str:
+    """All of a stream, as text.
+
+    Raises:
+        DataError: A line is not UTF-8; the line is named.
+    """
+    return "\n".join([*iter_lines(stream, name), ""]).removesuffix("\n")
+
+
 def lines_of(blocks: Iterable[str]) -> Iterator[str]:
     r"""The lines of a text, as ``iter_lines`` gives those of a stream.
 
@@ -263,9 +272,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
         raise DataError(f"cannot be read: {error.strerror or error}", path=path) from error
 
 
-def _decode(
-    decoder: codecs.IncrementalDecoder, chunk: bytes, *, final: bool, path: Path, num_lines_before: int
-) -> str:
+def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, *, final: bool, path: Path, num_lines_before: int) -> str:
     """Decode the next chunk of a file; ``num_lines_before`` line ends precede it."""
     try:
         return decoder.decode(chunk, final=final)

@@ -162,6 +162,21 @@ def prepare_split(
         MissingDataError: The text does not exist, or the recipe names no test text.
         DataError: As ``prepare_text_corpora``.
     """
+    stretch = _stretch_of(data, split, tokenizer.line_based)
+    return _prepare(stretch, tokenizer, cache_dir, on_progress)
+
+
+def split_blocks(data: schema.TextData, split: Split, tokenizer: Tokenizer) -> Iterator[str]:
+    """The text of one split of a recipe's data, divided as :func:`prepare_split` does.
+
+    Raises:
+        MissingDataError: The text does not exist.
+        DataError: The recipe names no test text, or the text cannot be read.
+    """
+    yield from _stretch_of(data, split, tokenizer.line_based).blocks()
+
+
+def _stretch_of(data: schema.TextData, split: Split, line_based: bool) -> _Stretch:
     if split == "test":
         if data.test is None:
             raise DataError("the recipe names no test text (data.test)")
@@ -169,9 +184,9 @@ def prepare_split(
     elif split == "valid" and data.valid is not None:
         stretch = _whole(open_source(data.valid))
     else:
-        train, valid = _divide(data, tokenizer.line_based)
+        train, valid = _divide(data, line_based)
         stretch = train if split == "train" else valid
-    return _prepare(stretch, tokenizer, cache_dir, on_progress)
+    return stretch
 
 
 def prepare_store(

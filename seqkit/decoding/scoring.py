@@ -5,7 +5,6 @@ Legend: B rows, T time, V vocabulary. All sums are in nats (natural logarithm).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,46 +119,43 @@ def score_windows(
 @torch.inference_mode()
 def score_lines(
     model: SequenceModel,
-    lines: Iterable[list[int]],
+    lines: list[list[int]],
     *,
     start_id: int,
-    end_id: int,
+    end_ids: list[int],
     device: torch.device,
-    batch_size: int = 1,
-) -> Iterator[ScoreSum]:
-    """Score each line by itself: its tokens and the line end, after a line end, from an empty state.
+    vocab_size: int,
+) -> list[ScoreSum]:
+    """Score each line by itself, side by side: its tokens and the line end, from an empty state.
 
     Args:
         model: Any model that takes a state.
         lines: Token ids of each line, without its end.
-        start_id: What stands before the first token.
-        end_id: What stands after the last.
+        start_id: What stands before the first token; not scored.
+        end_ids: What stands after the last.
         device: Where the model is.
-        batch_size: Lines side by side; results come in order.
+        vocab_size: V, to bound the logits held in memory.
 
-    Yields:
+    Returns:
         One sum a line, in order.
     """
-    waiting: list[list[int]] = []
-    for line in lines:
-        waiting.append([start_id, *line, end_id])
-        if len(waiting) == batch_size:
-            yield from _score_batch(model, waiting, device)
-            waiting = []
-    if waiting:
-        yield from _score_batch(model, waiting, device)
-
-
-def _score_batch(model: SequenceModel, rows: list[list[int]], device: torch.device) -> Iterator[ScoreSum]:
+    rows = [[start_id, *line, *end_ids] for line in lines]
     longest = max(map(len, rows))
-    ids_BT = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+    ids_BT = np.zeros((len(rows), longest), dtype=np.int64)
+    for row_T, row in zip(ids_BT, rows, strict=True):
+        row_T[: len(row)] = row
     length_B = torch.tensor([len(row) for row in rows], device=device)
-    mask_BT = torch.arange(1, longest, device=device) < length_B.unsqueeze(1)
-    logits_BTV, _ = model(ids_BT[:, :-1], None)
-    nats_BT = F.cross_entropy(logits_BTV.float().flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none")
-    nats_B = (nats_BT.view_as(mask_BT).double() * mask_BT).sum(dim=1)
-    for nats, length in zip(nats_B.tolist(), length_B.tolist(), strict=True):
-        yield ScoreSum(nats, length - 1)
+    nats_B = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    chunk = max(1, _LOGITS_IN_MEMORY // (len(rows) * vocab_size))
+    state = None
+    for first in range(0, longest - 1, chunk):
+        last = min(first + chunk, longest - 1)
+        targets_BT = _to_tensor(ids_BT[:, first + 1 : last + 1], device)
+        logits_BTV, state = model(_to_tensor(ids_BT[:, first:last], device), state)
+        nats_BT = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none")
+        is_real_BT = torch.arange(first + 1, last + 1, device=device) < length_B.unsqueeze(1)
+        nats_B += (nats_BT.view_as(targets_BT).double() * is_real_BT).sum(dim=1)
+    return [ScoreSum(nats, len(row) - 1) for nats, row in zip(nats_B.tolist(), rows, strict=True)]
 
 
 def _sum_nats(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor | None) -> Tensor:

@@ -91,9 +91,7 @@ class RecurrentStack(nn.Module):
             new_state.append(tuple(tensor[0] for tensor in (last if self.cell == "lstm" else (last,))))
         return y_BTD, tuple(new_state)
 
-    def reset_parameters(
-        self, *, recurrent_init: Literal["orthogonal", "uniform"], forget_bias: float = 1.0
-    ) -> None:
+    def reset_parameters(self, *, recurrent_init: Literal["orthogonal", "uniform"], forget_bias: float = 1.0) -> None:
         """Initialise every layer in place.
 
         ============  =========================================================

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,7 +96,11 @@ class Origins:
 
 def dotted(path: KeyPath) -> str:
     """The key as ``--set`` takes it: ``data.train.0``."""
-    return ".".join(map(str, path))
+    return ".".join(_on_one_line(str(key)) for key in path)
+
+
+def _on_one_line(key: str) -> str:
+    return key if key.isprintable() else json.dumps(key)
 
 
 def locate(source: str, position: Position | None, path: KeyPath) -> str:

@@ -18,6 +18,7 @@ from seqkit.errors import CheckpointError, RecipeError, UsageError
 from seqkit.recipe import yaml12
 from seqkit.recipe.explain import explain, in_words, unknown_task
 from seqkit.recipe.faults import Fault, KeyPath, Origins
+from seqkit.recipe.keys import item
 from seqkit.recipe.library import find_shipped, shipped_recipes
 from seqkit.recipe.overrides import apply_overrides, read_overrides
 from seqkit.recipe.schema import RECIPE_TYPES, Config, Recipe
@@ -208,14 +209,14 @@ def examine(found: RecipeText, *, overrides: Sequence[str] = ()) -> Examination:
             if not any(fault.path == ("task",) for fault in faults):
                 faults.append(unknown_task(data, list(RECIPE_TYPES), origins))
         else:
-            # A value that could not be read is left out of `data`; it is no missing key as well.
-            blamed = {fault.path for fault in faults}
+            # A value that could not be read is null in `data`; that is told once.
+            unread = {fault.path for fault in faults if _value_at(data, fault.path) is None}
             data, source_faults = expand_sources(root, data, origins)
             faults += source_faults
             try:
                 recipe = root.model_validate(data)
             except ValidationError as error:
-                faults += [fault for fault in explain(error, root, data, origins) if fault.path not in blamed]
+                faults += [fault for fault in explain(error, root, data, origins) if fault.path not in unread]
     faults = sorted(dict.fromkeys(faults), key=_reading_order)
     return Examination(recipe=None if faults else recipe, faults=faults, origins=origins)
 
@@ -292,6 +293,12 @@ def _type_first(value: Any) -> Any:
         return value
     ordered = {"type": value["type"], **value} if "type" in value else value
     return {key: _type_first(inner) for key, inner in ordered.items()}
+
+
+def _value_at(data: Any, path: KeyPath) -> Any:
+    for key in path:
+        data = item(data, key)
+    return data
 
 
 def _reading_order(fault: Fault) -> tuple[bool, KeyPath | tuple[int, int]]:

@@ -218,7 +218,7 @@ class _Reading:
         if isinstance(node, ScalarNode):
             return self._scalar(node, path)
         if id(node) in self._open:
-            raise _error(self._source, key, "an alias inside what it stands for")
+            raise _error(self._source, key, "an alias in here stands for all of this")
         if len(path) > MAX_DEPTH:
             raise _error(self._source, key, f"more than {MAX_DEPTH} levels once aliases are followed")
         expected = "map" if isinstance(node, MappingNode) else "seq"
@@ -231,8 +231,7 @@ class _Reading:
         else:
             assert isinstance(node, SequenceNode)
             value = [
-                self.convert(item, (*path, index), _position(item.start_mark))
-                for index, item in enumerate(node.value)
+                self.convert(item, (*path, index), _position(item.start_mark)) for index, item in enumerate(node.value)
             ]
         self._open.discard(id(node))
         return value
@@ -244,7 +243,7 @@ class _Reading:
             position = _position(key_node.start_mark)
             key = self._scalar(key_node, path) if isinstance(key_node, ScalarNode) else None
             if not isinstance(key, str):
-                what = f"`{key_node.value}`" if isinstance(key_node, ScalarNode) else "a list or mapping"
+                what = f"`{_quote(key_node.value)[1:-1]}`" if isinstance(key_node, ScalarNode) else "a list or mapping"
                 self._fault(position, path, f"a key must be text, found {what}; put it in quotes")
             elif key in mapping:
                 line, column = first[key]
@@ -349,7 +348,8 @@ def _syntax_error(error: yaml.YAMLError, source: str) -> YamlError:
     elif problem in _PLAINER:
         message = _PLAINER[problem]
     else:
-        message = f"not YAML: {problem.replace('<stream end>', 'end of file')}"
+        problem = problem.replace("'<stream end>'", "the end of the text").replace("the node content", "a value")
+        message = f"not YAML: {problem}"
         if error.context and error.context_mark and error.context_mark is not mark:
             begun = _position(error.context_mark)
             message += f" {error.context.replace('while ', 'when ')} from {begun.line}:{begun.column}"

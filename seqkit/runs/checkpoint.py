@@ -22,6 +22,7 @@ from torch import Tensor
 from seqkit.atomic import sync_folder
 from seqkit.errors import CheckpointError, UsageError
 from seqkit.runs import step_folders
+from seqkit.runs.json_values import finite
 from seqkit.runs.tensor_file import read_tensors, storage_key, write_tensors
 from seqkit.runs.tensor_tree import load_tree, save_tree
 
@@ -89,7 +90,7 @@ def write_checkpoint(
         weights: A model's ``state_dict()``, on any device.
         tokenizers: File names (``tokenizer.json``, ``tokenizer.src.json``) to JSON text.
         recipe: The resolved recipe.
-        facts: What ``model.json`` is to say; anything that JSON can hold.
+        facts: What ``model.json`` is to say; anything that JSON can hold (NaN and infinity become null).
         train_state: A tree for :func:`seqkit.runs.tensor_tree.save_tree`; None: training cannot go on from here.
         best_step: The step, this one or an older one, with the best validation score; None leaves ``best`` alone.
 
@@ -107,7 +108,7 @@ def write_checkpoint(
         texts = {
             **tokenizers,
             RECIPE_NAME: recipe,
-            FACTS_NAME: json.dumps(dict(facts), ensure_ascii=False, allow_nan=False, indent=2) + "\n",
+            FACTS_NAME: json.dumps(finite(dict(facts)), ensure_ascii=False, allow_nan=False, indent=2) + "\n",
         }
         for name, text in texts.items():
             (folder / name).write_bytes(text.encode("utf-8") if isinstance(text, str) else text)
@@ -164,9 +165,7 @@ def _read(folder: Path, *, train_state: bool) -> Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{folder / name}: cannot be read ({error.strerror})", hint=_HINT) from error
         if found != expected:
-            raise CheckpointError(
-                f"{folder / name}: damaged: its SHA-256 is not the one in {SUMS_NAME}", hint=_HINT
-            )
+            raise CheckpointError(f"{folder / name}: damaged: its SHA-256 is not the one in {SUMS_NAME}", hint=_HINT)
     return Checkpoint(
         path=folder,
         weights=_read_weights(folder / WEIGHTS_NAME),
@@ -200,9 +199,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (WEIGHTS_NAME, RECIPE_NAME, FACTS_NAME, TRAIN_STATE_NAME) or bool(
-        _TOKENIZER_NAME.fullmatch(name)
-    )
+    return name in (WEIGHTS_NAME, RECIPE_NAME, FACTS_NAME, TRAIN_STATE_NAME) or bool(_TOKENIZER_NAME.fullmatch(name))
 
 
 def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -187,9 +187,7 @@ class RunFolder:
             extra: More for ``run.json``: ``best`` (``{"step": …, "loss": …}``), ``metrics``, ...
         """
         assert self._record is not None, "start() comes before finish()"
-        self._record = run_record.finished_record(
-            self._record, status=status, exit_code=exit_code, extra=extra or {}
-        )
+        self._record = run_record.finished_record(self._record, status=status, exit_code=exit_code, extra=extra or {})
         run_record.write_record(self.path, self._record)
 
     def open_metrics(self) -> MetricsLog:

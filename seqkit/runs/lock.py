@@ -66,6 +66,8 @@ def is_run_locked(run_dir: Path) -> bool:
 
 @contextmanager
 def _locked(path: Path, *, wait_s: float, message: str, hint: str) -> Iterator[None]:
+    if not path.parent.is_dir():  # the library would make it
+        raise UsageError(f"{path}: cannot lock this file: its folder does not exist")
     # Not thread-local: whichever thread closes a run folder must let go of its lock.
     lock = FileLock(path, timeout=wait_s, thread_local=False)
     try:

@@ -6,7 +6,6 @@ A number that is not finite becomes ``null``, because JSON has no other word for
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 from seqkit.atomic import atomic_write
 from seqkit.errors import DataError
+from seqkit.runs.json_values import finite
 from seqkit.runs.timestamps import utc_timestamp
 
 
@@ -43,7 +43,7 @@ class MetricsLog:
         Returns:
             The row as written.
         """
-        row = _finite({"time": utc_timestamp(), "step": step, "epoch": epoch, "split": split, **values})
+        row = finite({"time": utc_timestamp(), "step": step, "epoch": epoch, "split": split, **values})
         self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
         return dict(row)
@@ -111,14 +111,3 @@ def _cut_half_line(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
     except FileNotFoundError:
         pass
-
-
-def _finite(value: Any) -> Any:
-    """The same value with None for every NaN and infinity in it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

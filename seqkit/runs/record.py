@@ -14,6 +14,7 @@ from typing import Any, Literal
 import seqkit
 from seqkit.atomic import write_text_atomic
 from seqkit.errors import CheckpointError, DataError
+from seqkit.runs.json_values import finite
 from seqkit.runs.metrics_log import read_metrics
 from seqkit.runs.timestamps import seconds_between, utc_timestamp
 
@@ -44,7 +45,7 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Replace ``run.json``, whole or not at all."""
-    text = json.dumps(dict(record), ensure_ascii=False, indent=2, allow_nan=False, default=str)
+    text = json.dumps(finite(dict(record)), ensure_ascii=False, indent=2, allow_nan=False, default=str)
     write_text_atomic(run_dir / RECORD_NAME, text + "\n")
 
 

@@ -109,9 +109,7 @@ class _Encoder:
         if kind is tuple:
             return {"tuple": [self.encode(item, f"{where}[{i}]") for i, item in enumerate(value)]}
         if kind is dict or kind is OrderedDict:
-            return {
-                "dict": [[self._key(key, where), self.encode(v, f"{where}[{key!r}]")] for key, v in value.items()]
-            }
+            return {"dict": [[self._key(key, where), self.encode(v, f"{where}[{key!r}]")] for key, v in value.items()]}
         if isinstance(value, Tensor):
             return self._tensor(value, where)
         raise TypeError(f"{where} is a {kind.__module__}.{kind.__qualname__}, which a tensor tree cannot hold")
@@ -123,9 +121,7 @@ class _Encoder:
 
     def _tensor(self, tensor: Tensor, where: str) -> dict[str, Any]:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-            raise TypeError(
-                f"{where} is a {tensor.layout} tensor on {tensor.device}; only dense ones can be stored"
-            )
+            raise TypeError(f"{where} is a {tensor.layout} tensor on {tensor.device}; only dense ones can be stored")
         key = storage_key(tensor)
         name = None if key is None else self._names.get(key)
         if name is None:

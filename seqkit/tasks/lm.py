@@ -138,7 +138,8 @@ def prepare_lm(recipe: LmRecipe, cache_dir: Path, *, seed: int, on_progress: Pro
 
 def store_score(total: ScoreSum, store: TokenStore, tokenizer: Tokenizer) -> LanguageModelScore:
     """Scores of a whole store, of which every token but the first was scored."""
-    first = tokenizer.decode([int(store.ids[0])])
+    # Part of a character, where the first one is spelled in several tokens; then the whole text counts.
+    first = tokenizer.decode([int(store.ids[0])]).replace("\ufffd", "")
     return language_model_score(
         total.nats,
         num_tokens=total.num_tokens,

@@ -301,9 +301,7 @@ class Session:
             elapsed=progress.elapsed,
             seconds=self._clock() - began,
         )
-        return Evaluated(
-            step=progress.step, scores=self._scores, is_best=is_best, sample=sample, spent=self._spent()
-        )
+        return Evaluated(step=progress.step, scores=self._scores, is_best=is_best, sample=sample, spent=self._spent())
 
     def _save(self) -> Saved:
         progress, model = self._state.progress, self._state.model

@@ -205,9 +205,7 @@ def test_fetch_then_path_then_fetch_again(env: dict[str, str], tmp_path: Path, b
 def test_fetch_of_one_split_quietly_and_elsewhere(env: dict[str, str], tmp_path: Path, base_url: str) -> None:
     toy = toy_arguments(base_url)
     elsewhere = tmp_path / "elsewhere"
-    result = seqkit(
-        env, *toy, "data", "fetch", "toy/valid", "--cache-dir", str(elsewhere), "-q", code=WITH_TOY_CATALOG
-    )
+    result = seqkit(env, *toy, "data", "fetch", "toy/valid", "--cache-dir", str(elsewhere), "-q", code=WITH_TOY_CATALOG)
     assert (result.returncode, result.stdout) == (0, f"{elsewhere / 'data' / 'toy'}\n")
     assert result.stderr == (
         f"seqkit: warning: recipes will look elsewhere; for them, set SEQKIT_CACHE_DIR={elsewhere}\n"
@@ -229,8 +227,7 @@ def test_fetch_leaves_alone_what_the_data_folder_has(env: dict[str, str], tmp_pa
     result = seqkit(given, *toy, "data", "fetch", "toy", "-q", code=WITH_TOY_CATALOG)
     assert result.stdout == f"{tmp_path / 'cache' / 'data' / 'toy'}\n"
     assert result.stderr == (
-        f"seqkit: warning: {folder / 'valid.txt'} differs from the catalog, "
-        "and recipes will read it before the cache\n"
+        f"seqkit: warning: {folder / 'valid.txt'} differs from the catalog, and recipes will read it before the cache\n"
     )
 
 

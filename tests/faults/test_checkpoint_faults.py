@@ -174,8 +174,9 @@ def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
         from seqkit.runs.checkpoint import read_checkpoint, write_checkpoint
         run = Path(sys.argv[1])
         def write(step, size):
-            write_checkpoint(run, step, weights={"w": torch.zeros(size)}, tokenizers={}, recipe="", facts={"step": step},
-                             train_state=[torch.zeros(size)], best_step=step)
+            block = torch.zeros(size)
+            write_checkpoint(run, step, weights={"w": block}, tokenizers={}, recipe="",
+                             facts={"step": step}, train_state=[block], best_step=step)
         write(1, 10)
         for size in (2_000_000, 200_000):  # the weights do not fit; they fit, but not the train state
             try:

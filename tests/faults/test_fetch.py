@@ -348,9 +348,7 @@ def test_a_refusal_is_not_repeated(server: Server, tmp_path: Path, code: int) ->
 
 
 def test_an_empty_success_is_refused(server: Server, tmp_path: Path) -> None:
-    assert (
-        "HTTP status 204 (No Content) where a file should be" in refused(pin(server, status(204)), tmp_path).message
-    )
+    assert "HTTP status 204 (No Content) where a file should be" in refused(pin(server, status(204)), tmp_path).message
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])

@@ -56,9 +56,7 @@ def test_columns_are_the_same_in_every_epoch() -> None:
         assert one.starts_fresh == other.starts_fresh
 
 
-@pytest.mark.parametrize(
-    "make", [lambda ids: ColumnBatches(ids, 3, 5), lambda ids: WindowBatches(ids, 3, 5, seed=1)]
-)
+@pytest.mark.parametrize("make", [lambda ids: ColumnBatches(ids, 3, 5), lambda ids: WindowBatches(ids, 3, 5, seed=1)])
 def test_batches_are_contiguous_int64(make: object) -> None:
     order: BatchOrder = make(text(40))  # type: ignore[operator]
     for batch in epoch(order):

@@ -46,9 +46,7 @@ def test_python_source_is_the_modules_in_order() -> None:
     assert (folder / "zipimport.py").read_text("utf-8") == blocks[-1]
 
 
-def test_python_source_leaves_out_what_the_distribution_added(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_source_leaves_out_what_the_distribution_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ast.py").write_bytes(b"one = 1\r\n")
     (tmp_path / "_sysconfigdata__linux_.py").write_text("build_time_vars = {}\n")
     (tmp_path / "abc.py").write_text("two = 2\n")

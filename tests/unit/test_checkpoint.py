@@ -53,7 +53,7 @@ def test_everything_comes_back_from_a_moved_folder(tmp_path: Path) -> None:
         weights={"w": torch.arange(15.0).reshape(3, 5).t(), "half": torch.ones(7, dtype=torch.bfloat16)},
         tokenizers={"tokenizer.src.json": "{}", "tokenizer.tgt.json": '{"ü": 1}'.encode()},
         recipe="task: seq2seq  # ü\n",
-        facts={"task": "seq2seq", "step": 1900, "scores": {"valid": 1.4}},
+        facts={"task": "seq2seq", "step": 1900, "scores": {"valid": 1.4, "test": float("nan")}},
         train_state={"optimizer": {0: torch.ones(3)}, "cursor": (1, 2)},
     )
     assert folder == run_dir / "checkpoints" / "step-00001900"
@@ -65,7 +65,7 @@ def test_everything_comes_back_from_a_moved_folder(tmp_path: Path) -> None:
     assert loaded.weights["half"].dtype == torch.bfloat16
     assert loaded.tokenizers == {"tokenizer.src.json": "{}", "tokenizer.tgt.json": '{"ü": 1}'}
     assert loaded.recipe == "task: seq2seq  # ü\n"
-    assert loaded.facts == {"task": "seq2seq", "step": 1900, "scores": {"valid": 1.4}}
+    assert loaded.facts == {"task": "seq2seq", "step": 1900, "scores": {"valid": 1.4, "test": None}}
     assert loaded.train_state["cursor"] == (1, 2)
     assert torch.equal(loaded.train_state["optimizer"][0], torch.ones(3))
 
@@ -80,9 +80,7 @@ def test_files_have_the_permissions_that_the_umask_gives(tmp_path: Path) -> None
     expected = tmp_path / "plain"
     expected.touch()
     folder = write(tmp_path, 1)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {
-        stat.S_IMODE(expected.stat().st_mode)
-    }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {stat.S_IMODE(expected.stat().st_mode)}
 
 
 def test_tied_weights_are_stored_once_and_tied_again(tmp_path: Path) -> None:

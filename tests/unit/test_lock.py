@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -111,4 +110,4 @@ def test_a_place_where_no_lock_can_be(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "file" / "lock", tmp_path / "missing" / "lock"):
         with pytest.raises(UsageError, match="cannot lock"), file_lock(path, 0):
             pytest.fail("locked")
-    assert os.listdir(tmp_path) == ["file"]
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]

@@ -110,9 +110,7 @@ def test_catalog(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_source("catalog:tinyshakespeare").measure().num_chars == 1_115_394
 
 
-@pytest.mark.parametrize(
-    "name", ["none.txt", "none*.txt", "folder/none", "a.txt/b", "with\0zero", "~nobody-at-all/a"]
-)
+@pytest.mark.parametrize("name", ["none.txt", "none*.txt", "folder/none", "a.txt/b", "with\0zero", "~nobody-at-all/a"])
 def test_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.txt", "a")

@@ -14,7 +14,6 @@ import pytest
 
 import seqkit
 from seqkit.errors import CheckpointError, InterruptedRunError, LockedError, SeqkitError, UsageError
-from seqkit.runs import folder as folder_module
 from seqkit.runs.folder import RunFolder, new_run_path
 from seqkit.runs.record import git_commit, read_record
 from seqkit.runs.step_folders import list_steps
@@ -193,7 +192,7 @@ def test_a_start_that_fails_midway_leaves_nothing(tmp_path: Path, monkeypatch: p
     def full(path: Path, record: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folder_module.run_record, "write_record", full)
+    monkeypatch.setattr("seqkit.runs.record.write_record", full)
     with pytest.raises(OSError, match="No space"), RunFolder.create(tmp_path / "runs", "tiny") as run:
         start(run)
     assert names(tmp_path) == []

@@ -203,9 +203,7 @@ def test_word_decode_writes_single_blanks() -> None:
     assert [stream.push(i) for i in (2, 3, 1, 3)] == ["a", " b", "\n", "b"]
 
 
-@pytest.mark.parametrize(
-    ("text", "boundary"), [("", 0), ("ab", 0), ("a b", 2), ("a b\tc", 4), ("a b\nc\u00a0d", 4)]
-)
+@pytest.mark.parametrize(("text", "boundary"), [("", 0), ("ab", 0), ("a b", 2), ("a b\tc", 4), ("a b\nc\u00a0d", 4)])
 def test_word_boundaries(text: str, boundary: int) -> None:
     assert WordTokenizer([]).last_boundary(text) == boundary
 

@@ -1,0 +1,220 @@
+"""``seqkit evaluate``: how well a model predicts a text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seqkit.cli.command import Json, command
+from seqkit.cli.model_options import (
+    Device,
+    ModelPath,
+    RecipeSection,
+    RunsDir,
+    Threads,
+    choose_device,
+    choose_model,
+    merge_options,
+)
+from seqkit.cli.streams import flush_stdout, stdin_is_piped, write_result
+from seqkit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from seqkit.data.store import TokenStore
+    from seqkit.recipe.schema import LmEvaluateOptions
+    from seqkit.tasks.lm_predictor import LoadedLm
+
+_EXAMPLES = """\
+seqkit evaluate                                   # the newest run, its recipe's validation text
+seqkit evaluate --model runs/best --split test --json
+seqkit evaluate catalog:wikitext-2/test --model runs/wt2
+seqkit evaluate --window 256 --reset-state        # windows from an empty context, as nanoGPT measures
+seqkit evaluate --per-line < sentences.txt"""
+
+
+class Split(StrEnum):
+    """A part of the recipe's data."""
+
+    train = "train"
+    valid = "valid"
+    test = "test"
+
+
+class EvaluationPrecision(StrEnum):
+    """Arithmetic of the matrix products."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``evaluate`` to the command tree."""
+
+    @command(app, "evaluate", examples=_EXAMPLES)
+    def evaluate(
+        data: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="[DATA]...", help="Files, builtin:NAME, catalog:NAME/SPLIT, or - for stdin."),
+        ] = None,
+        model: ModelPath = None,
+        split: Annotated[Split | None, typer.Option("--split", help="A part of the recipe's data (valid).")] = None,
+        window: Annotated[int | None, typer.Option("--window", min=1, help="Tokens scored at once.")] = None,
+        reset_state: Annotated[
+            bool | None, typer.Option("--reset-state/--carry-state", help="Begin each window from an empty state.")
+        ] = None,
+        per_line: Annotated[
+            bool, typer.Option("--per-line", help="Score each line by itself: log-probability TAB tokens.")
+        ] = False,
+        batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Lines scored side by side.")] = 32,
+        precision: Annotated[
+            EvaluationPrecision, typer.Option("--precision", help="Arithmetic of matrix products.")
+        ] = EvaluationPrecision.fp32,
+        recipe: RecipeSection = None,
+        runs_dir: RunsDir = None,
+        cache_dir: Annotated[
+            Path | None, typer.Option("--cache-dir", envvar="SEQKIT_CACHE_DIR", help="Where token stores are kept.")
+        ] = None,
+        device: Device = "auto",
+        threads: Threads = None,
+        json_output: Json = False,
+    ) -> None:
+        """Score a text under a language model: nats per token, perplexity, bits per character and byte.
+
+        DATA: by default the validation text of the model's recipe. The whole text is one stream with the state
+        carried, unless --window and --reset-state say otherwise.
+        """
+        if data and split is not None:
+            raise UsageError("give DATA or --split, not both")
+        path = choose_model("lm", model, runs_dir)
+        from seqkit.runs.places import cache_dir as cache_place
+        from seqkit.tasks.lm_predictor import load_lm
+        from seqkit.training.precision import autocast
+
+        place = choose_device(device, threads)
+        loaded = load_lm(path, place)
+        flags: dict[str, object] = {"window": window, "reset_state": reset_state}
+        options = merge_options(loaded.recipe.evaluate, recipe, "evaluate", flags)
+        if options.reset_state and options.window is None:
+            raise UsageError("--reset-state needs --window: how many tokens before the state is reset?")
+        with ExitStack() as stack:
+            stack.enter_context(autocast(precision.value, place))
+            if per_line:
+                _score_lines(loaded, _lines(loaded, data or [], split), batch_size, place, json_output=json_output)
+                return
+            store = _open_store(loaded, data or [], split or Split.valid, cache_place(cache_dir), stack)
+            if store.num_tokens < 2:
+                raise DataError("a text of one token has nothing to predict; at least 2 are needed")
+            name = " ".join(data) if data else (split or Split.valid).value
+            _report(loaded, store, options, name, json_output=json_output)
+
+
+def _open_store(loaded: LoadedLm, data: list[str], split: Split, cache: Path, stack: ExitStack) -> TokenStore:
+    """Encode the text to score: named sources, stdin (through a temporary file), or a part of the recipe's data."""
+    from seqkit.data.readers import open_source
+    from seqkit.data.store import prepare_split, prepare_store
+
+    if not data:
+        return prepare_split(loaded.recipe.data, split.value, loaded.tokenizer, cache)
+    if "-" in data:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seqkit-evaluate-")))
+        data = [_spool_stdin(folder) if name == "-" else name for name in data]
+        cache = folder
+    return prepare_store(open_source(data), loaded.tokenizer, cache_dir=cache)
+
+
+def _spool_stdin(folder: Path) -> str:
+    path = folder / "stdin"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return str(path)
+
+
+def _report(loaded: LoadedLm, store: TokenStore, options: LmEvaluateOptions, name: str, *, json_output: bool) -> None:
+    from seqkit.tasks.lm_predictor import evaluate_store
+
+    score = evaluate_store(
+        loaded.model, loaded.tokenizer, store, window=options.window, reset_state=options.reset_state
+    )
+    protocol = (
+        f"windows of {options.window} from an empty state" if options.reset_state else "one stream, state carried"
+    )
+    unit = loaded.tokenizer.unit
+    if json_output:
+        facts = {
+            **score.as_dict(),
+            "unit": unit,
+            "num_unknown": store.num_unknown,
+            "protocol": protocol,
+            "data": name,
+            "sha256": store.sha256,
+            "model": str(loaded.path),
+            "step": loaded.facts.get("step"),
+        }
+        write_result(json.dumps(facts, ensure_ascii=False))
+        return
+    write_result(f"loss           {score.loss:.4f} nats/{unit}")
+    write_result(f"perplexity     {score.perplexity:.3f} per {unit}")
+    write_result(f"bits per char  {score.bits_per_char:.4f}")
+    write_result(f"bits per byte  {score.bits_per_byte:.4f}")
+    write_result(f"tokens         {score.num_tokens:,} ({score.num_chars:,} characters, {score.num_bytes:,} bytes)")
+    if loaded.tokenizer.unk_id is not None:
+        write_result(f"unknown        {store.num_unknown:,} ({100 * store.num_unknown / store.num_tokens:.2f} %)")
+    write_result(f"protocol       {protocol}")
+
+
+def _lines(loaded: LoadedLm, data: list[str], split: Split | None) -> Iterator[str]:
+    """The lines to score: stdin's, the named sources', or those of a part of the recipe's data."""
+    from seqkit.data.readers import iter_lines, lines_of, open_source
+    from seqkit.data.store import split_blocks
+
+    if data == ["-"] or (not data and split is None and stdin_is_piped()):
+        return iter_lines(sys.stdin.buffer, "<stdin>")
+    if data:
+        return lines_of(open_source(data).blocks())
+    return lines_of(split_blocks(loaded.recipe.data, (split or Split.valid).value, loaded.tokenizer))
+
+
+def _score_lines(
+    loaded: LoadedLm, lines: Iterator[str], batch_size: int, device: torch.device, *, json_output: bool
+) -> None:
+    """Print one result a line, in order, as soon as its batch is done."""
+    from seqkit.decoding.scoring import score_lines
+
+    tokenizer = loaded.tokenizer
+    end_ids = _line_end(loaded)
+    while batch := list(islice(lines, batch_size)):
+        sums = score_lines(
+            loaded.model,
+            [tokenizer.encode(line) for line in batch],
+            start_id=tokenizer.start_id,
+            end_ids=end_ids,
+            device=device,
+            vocab_size=tokenizer.vocab_size,
+        )
+        for line, total in zip(batch, sums, strict=True):
+            if json_output:
+                facts = {"input": line, "output": None, "score": -total.nats, "num_tokens": total.num_tokens}
+                write_result(json.dumps(facts, ensure_ascii=False))
+            else:
+                write_result(f"{-total.nats:.6f}\t{total.num_tokens}" if line else "")
+        flush_stdout()
+
+
+def _line_end(loaded: LoadedLm) -> list[int]:
+    """How the model's tokenizer spells a line end; nothing, where it cannot."""
+    try:
+        return loaded.tokenizer.encode("\n")
+    except DataError:
+        return []
