@@ -12,8 +12,22 @@ import typer
 
 import seqkit
 from seqkit.cli import console, streams
-from seqkit.cli.command import Format, NoColor, Quiet, ReaderLeft, Verbose, remember_console_options
+from seqkit.cli.command import (
+    FormatFromEnvironment,
+    NoColor,
+    Quiet,
+    ReaderLeft,
+    Verbose,
+    remember_console_options,
+    show_examples,
+)
 from seqkit.errors import SeqkitError
+
+_EXAMPLES = """\
+seqkit recipe ls                         # what there is to train
+seqkit train lstm_charlm                 # prints the run folder
+seqkit sample --prompt "The "            # from the newest run
+seqkit evaluate --json                   # its scores"""
 
 app = typer.Typer(
     name="seqkit",
@@ -22,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=show_examples(_EXAMPLES),
 )
 
 
@@ -38,7 +53,7 @@ def _seqkit(
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
-    log_format: Format = None,
+    log_format: FormatFromEnvironment = None,
     no_color: NoColor = False,
 ) -> None:
     remember_console_options(quiet=quiet, verbose=verbose, log_format=log_format, no_color=no_color)
@@ -61,8 +76,10 @@ def run(arguments: list[str]) -> int:
         arguments: The words after the program's name.
     """
     streams.use_utf8()
+    console.configure(console.ConsoleOptions(log_format=console.guess_log_format(arguments)))
     _add_commands()
     try:
+        streams.require_stdout()
         code = app(args=arguments, prog_name="seqkit", standalone_mode=False)
         streams.flush_stdout()
     except (ReaderLeft, BrokenPipeError):
@@ -72,33 +89,56 @@ def run(arguments: list[str]) -> int:
         return _report_usage(error)
     except SeqkitError as error:
         console.report_error(error.lines, hint=error.hint, exit_code=error.exit_code)
-        if console.options.verbose:
-            traceback.print_exc()
+        _show_traceback_if_verbose()
         return error.exit_code
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
+        # Ctrl-C before the command took over the signals.
         return 130
     except OSError as error:
         return _report_os_error(error)
-    except Exception:
-        # A bug, or something nobody foresaw: the whole story, so that a cron mail has it.
-        logging.getLogger("seqkit").error("unexpected error")
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        return _report_unexpected(error)
     return code if isinstance(code, int) else 0
 
 
 def _report_usage(error: typer.TyperException) -> int:
     """Say what is wrong with the command line; exit code 2."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    # By name: Typer has no public ones for its usage errors.
     if type(error).__name__ == "NoArgsIsHelpError":
         console.write_help(message)
         return 2
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else "seqkit --help"
-    message = re.sub(r"\.? \(?(?:Did you mean|Possible options:) (.+?)[?)]+$", r"; did you mean \1?", message)
-    message = message[:1].lower() + message[1:].rstrip(".")
-    console.report_error([" ".join(message.split())], hint=hint, exit_code=2)
+    possibilities = getattr(error, "possibilities", None)
+    if possibilities:
+        # The nearest comes first here; the formatted message sorts them by name.
+        message = f"{getattr(error, 'message', message)}; did you mean {possibilities[0]}?"
+    console.report_error([_reword(" ".join(message.split()))], hint=hint, exit_code=2)
     return 2
+
+
+_WORDINGS = (
+    (r"\. Did you mean '([^']+)'.*\?$", r"; did you mean \1?"),
+    (r"Value error, ", ""),
+    (r"Input should be greater than or equal to (\S+)", r"must be at least \1"),
+    (r"Input should be less than or equal to (\S+)", r"must be at most \1"),
+    (r"Input should be greater than (\S+)", r"must be above \1"),
+    (r"Input should be less than (\S+)", r"must be below \1"),
+    (r"Input should be a valid integer.*", "must be a whole number"),
+    (r"Input should be a valid number.*", "must be a number"),
+)
+
+
+def _reword(message: str) -> str:
+    """Typer's and pydantic's messages in the words of all the others.
+
+    >>> _reword("Invalid value for '--length' / '-n': Input should be greater than or equal to 1")
+    "invalid value for '--length' / '-n': must be at least 1"
+    """
+    for pattern, words in _WORDINGS:
+        message = re.sub(pattern, words, message)
+    return message[:1].lower() + message[1:].rstrip(".")
 
 
 _EXPECTED_OS_ERRORS = {
@@ -112,6 +152,9 @@ _EXPECTED_OS_ERRORS = {
     errno.EISDIR: "is a folder",
     errno.ENOTDIR: "is not a folder",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EFBIG: "the file is larger than the limit for this process allows",
+    errno.ELOOP: "too many symbolic links",
+    errno.EMFILE: "too many open files",
 }
 
 
@@ -119,10 +162,20 @@ def _report_os_error(error: OSError) -> int:
     """A refusal by the operating system is one line; one that nobody expects shows where it came from."""
     what = _EXPECTED_OS_ERRORS.get(error.errno or 0)
     if what is None:
-        traceback.print_exc()
-        return 1
+        return _report_unexpected(error)
     where = f"{error.filename}: " if error.filename else ""
     console.report_error([f"{where}{what}"], hint=None, exit_code=1)
-    if console.options.verbose:
-        traceback.print_exc()
+    _show_traceback_if_verbose()
     return 1
+
+
+def _report_unexpected(error: Exception) -> int:
+    """A bug, or something nobody foresaw: the whole story, so that a cron mail has it."""
+    what = "".join(traceback.format_exception_only(error)).strip()
+    console.report_error([f"unexpected: {what}"], hint=None, exit_code=1, error=error)
+    return 1
+
+
+def _show_traceback_if_verbose() -> None:
+    if console.options.verbose:
+        console.logger.debug("where it came from:", exc_info=True)

@@ -189,6 +189,11 @@ def _train(
     latest = run.latest_checkpoint() if run.state == "resumed" else None
     checkpoint = read_checkpoint(latest) if latest is not None else None
     state, choice = make_state(prepared, recipe, seed=recipe.seed, device=place, checkpoint=checkpoint)
+    if latest is not None:
+        # The last process may have been killed between a checkpoint and the links to it.
+        run.move_link("last", state.progress.step)
+        if state.progress.best_step is not None:
+            run.move_link("best", state.progress.best_step)
     text = resolve_recipe_text(recipe)
     run.start(
         recipe=loaded.text,

@@ -109,6 +109,8 @@ def make_state(
     optimizer = build_optimizer(config.optimizer, model, device)
     choice = None
     if checkpoint is not None:
+        if checkpoint.train_state is None:
+            raise CheckpointError(f"{checkpoint.path}: has no train state, so training cannot go on from it")
         _load_weights(model, checkpoint)
         precision = checkpoint.train_state["precision"]
     elif config.precision == "auto":
