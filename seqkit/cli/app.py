@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import re
 import traceback
 from typing import Annotated
@@ -60,10 +59,12 @@ def _seqkit(
 
 
 def _add_commands() -> None:
-    """Register every command; their modules import nothing heavy at the top."""
+    """Register every command, once; their modules import nothing heavy at the top."""
     import importlib
     import importlib.util
 
+    if app.registered_commands:
+        return
     for name in ("train", "sample", "evaluate", "recipe", "runs", "data", "env"):
         if importlib.util.find_spec(f"seqkit.cli.{name}"):  # BUILDING: until every module is there
             importlib.import_module(f"seqkit.cli.{name}").register(app)
@@ -172,10 +173,10 @@ def _report_os_error(error: OSError) -> int:
 def _report_unexpected(error: Exception) -> int:
     """A bug, or something nobody foresaw: the whole story, so that a cron mail has it."""
     what = "".join(traceback.format_exception_only(error)).strip()
-    console.report_error([f"unexpected: {what}"], hint=None, exit_code=1, error=error)
+    console.report_error([f"unexpected: {what}"], hint=None, exit_code=1, unexpected=error)
     return 1
 
 
 def _show_traceback_if_verbose() -> None:
     if console.options.verbose:
-        console.logger.debug("where it came from:", exc_info=True)
+        console.logger.log(console.VERBOSE, "where it came from:", exc_info=True)

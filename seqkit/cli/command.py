@@ -23,11 +23,16 @@ Verbose = Annotated[
     int,
     typer.Option("--verbose", "-v", count=True, help="Decisions and timings; twice for debugging.", show_default=False),
 ]
-Format = Annotated[
+FormatFromEnvironment = Annotated[
     LogFormat | None,
     typer.Option(
         "--log-format", envvar="SEQKIT_LOG_FORMAT", help="How stderr lines look (default text).", show_default=False
     ),
+]
+# Without the variable: it would win over the flag before the subcommand.
+Format = Annotated[
+    LogFormat | None,
+    typer.Option("--log-format", help="How stderr lines look (default SEQKIT_LOG_FORMAT, else text)."),
 ]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, also on a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
@@ -77,11 +82,17 @@ def command(app: typer.Typer, name: str, *, examples: str = "", **settings: Any)
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
         run.__signature__ = signature.replace(parameters=[*parameters, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in [*parameters, *shared]}
-        epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples.splitlines()) if examples else None
-        app.command(name, epilog=epilog, **settings)(run)
+        app.command(name, epilog=show_examples(examples), **settings)(run)
         return function
 
     return register
+
+
+def show_examples(examples: str) -> str | None:
+    """The end of a help text: example command lines, each as it is."""
+    if not examples:
+        return None
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples.split("\n"))
 
 
 def configure_console(*, quiet: bool, verbose: int, log_format: LogFormat | None, no_color: bool) -> None:

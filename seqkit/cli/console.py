@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import sys
+import traceback
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,11 +70,45 @@ def configure(chosen: ConsoleOptions) -> None:
     logging.captureWarnings(True)
 
 
+def guess_log_format(arguments: list[str]) -> LogFormat:
+    """The log format a command line asks for, before it is parsed: errors in parsing it are logged too.
+
+    >>> guess_log_format(["train", "--log-format", "jsonl", "--sed"])
+    <LogFormat.jsonl: 'jsonl'>
+    """
+    found = os.environ.get("SEQKIT_LOG_FORMAT", "")
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == "--":
+            break
+        if word == "--log-format":
+            found = following
+        elif word.startswith("--log-format="):
+            found = word.partition("=")[2]
+    return LogFormat.jsonl if found == "jsonl" else LogFormat.text
+
+
+def write_notice(message: str, *, event: str) -> None:
+    """Write a line straight to stderr's descriptor, for a signal handler: the interrupted code may hold the lock.
+
+    Args:
+        message: One line.
+        event: Its name in JSON lines.
+    """
+    if options.log_format is LogFormat.jsonl:
+        line = _json_line("warning", event, message, {})
+    else:
+        line = f"\n{message}" if shows_progress() else message
+    try:
+        os.write(2, f"{line}\n".encode())
+    except OSError:
+        pass
+
+
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Copy what is logged at INFO and above into a file too, as plain text with times."""
     library = logging.getLogger("seqkit")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_FileFormatter())
     handler.setLevel(logging.INFO)
     level = library.level
@@ -101,16 +137,28 @@ def shows_progress() -> bool:
     return is_capable_terminal(sys.stderr) and not options.quiet and options.log_format is LogFormat.text
 
 
-def report_error(lines: list[str], *, hint: str | None, exit_code: int) -> None:
-    """Print an expected error: ``seqkit: error: …`` a line, then an optional ``hint: …``."""
+def report_error(
+    lines: list[str], *, hint: str | None, exit_code: int, unexpected: BaseException | None = None
+) -> None:
+    """Print an error: ``seqkit: error: …`` a line, then an optional ``hint: …``.
+
+    Args:
+        lines: What was wrong.
+        hint: What to do about it.
+        exit_code: What the program will exit with.
+        unexpected: An exception that nobody foresaw; its traceback is printed too.
+    """
+    trace = "" if unexpected is None else "".join(traceback.format_exception(unexpected)).rstrip()
     if options.log_format is LogFormat.jsonl:
-        fields = {"errors": lines, "hint": hint, "exit_code": exit_code}
+        fields = {"errors": lines, "hint": hint, "exit_code": exit_code, **({"traceback": trace} if trace else {})}
         _write_error_stream(_json_line("error", "error", "; ".join(lines), fields))
         return
     red, plain = ("\033[31m", "\033[0m") if may_color(sys.stderr) else ("", "")
     text = [f"seqkit: {red}error:{plain} {_one_line(line)}" for line in lines]
     if hint:
-        text.append(f"hint: {hint}")
+        text.append(f"hint: {_one_line(hint)}")
+    if trace:
+        text.append(trace)
     _write_error_stream("\n".join(text))
 
 
@@ -128,8 +176,12 @@ def _write_error_stream(text: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Keep an error on one line whatever file name or text it quotes."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    r"""Keep a message on one line, and a terminal from obeying it, whatever file name or text it quotes.
+
+    >>> _one_line("no such file: a\nb\x1b[2J")
+    'no such file: a\\nb\\x1b[2J'
+    """
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
 
 
 def _json_line(level: str, event: str, message: str, fields: dict[str, Any]) -> str:

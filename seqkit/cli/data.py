@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqkit.cli import console
-from seqkit.cli.command import Json, command
+from seqkit.cli.command import Json, command, show_examples
 from seqkit.cli.streams import write_result
 from seqkit.errors import UsageError
 
@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
         help="Data sets: the built-in ones, and a catalog of public ones to fetch once.",
         rich_markup_mode=None,
         no_args_is_help=True,
+        epilog=show_examples("seqkit data ls\nseqkit data fetch tinyshakespeare\nseqkit data path tinyshakespeare"),
     )
     app.add_typer(data)
 

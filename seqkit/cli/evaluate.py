@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +65,7 @@ def register(app: typer.Typer) -> None:
     def evaluate(
         data: Annotated[
             list[str] | None,
-            typer.Argument(metavar="[DATA]...", help="Files, builtin:NAME, catalog:NAME/SPLIT, or - for stdin."),
+            typer.Argument(metavar="DATA", help="Files, builtin:NAME, catalog:NAME/SPLIT, or - for stdin."),
         ] = None,
         model: ModelPath = None,
         split: Annotated[Split | None, typer.Option("--split", help="A part of the recipe's data (valid).")] = None,
@@ -97,6 +96,8 @@ def register(app: typer.Typer) -> None:
         """
         if data and split is not None:
             raise UsageError("give DATA or --split, not both")
+        if data and data.count("-") > 1:
+            raise UsageError("`-` twice: stdin can be read only once")
         path = choose_model("lm", model, runs_dir)
         from seqkit.runs.places import cache_dir as cache_place
         from seqkit.tasks.lm_predictor import load_lm
@@ -129,16 +130,26 @@ def _open_store(loaded: LoadedLm, data: list[str], split: Split, cache: Path, st
         return prepare_split(loaded.recipe.data, split.value, loaded.tokenizer, cache)
     if "-" in data:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seqkit-evaluate-")))
-        data = [_spool_stdin(folder) if name == "-" else name for name in data]
+        size = _spool_stdin(folder / "stdin")
+        if data == ["-"] and size == 0:
+            raise DataError("is empty", path="<stdin>")
+        data = [str(folder / "stdin") if name == "-" else name for name in data]
         cache = folder
     return prepare_store(open_source(data), loaded.tokenizer, cache_dir=cache)
 
 
-def _spool_stdin(folder: Path) -> str:
-    path = folder / "stdin"
+def _spool_stdin(path: Path) -> int:
+    """Copy stdin to a file, because a text is read more than once; returns its size in bytes.
+
+    Raises:
+        DataError: A line is not UTF-8; the line is named.
+    """
+    from seqkit.data.readers import checked_utf8
+
     with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return str(path)
+        for raw in checked_utf8(sys.stdin.buffer, "<stdin>"):
+            file.write(raw)
+        return file.tell()
 
 
 def _report(loaded: LoadedLm, store: TokenStore, options: LmEvaluateOptions, name: str, *, json_output: bool) -> None:
@@ -182,7 +193,11 @@ def _lines(loaded: LoadedLm, data: list[str], split: Split | None) -> Iterator[s
     if data == ["-"] or (not data and split is None and stdin_is_piped()):
         return iter_lines(sys.stdin.buffer, "<stdin>")
     if data:
-        return lines_of(open_source(data).blocks())
+        sources = [None if name == "-" else open_source(name) for name in data]
+        return chain.from_iterable(
+            iter_lines(sys.stdin.buffer, "<stdin>") if source is None else lines_of(source.blocks())
+            for source in sources
+        )
     return lines_of(split_blocks(loaded.recipe.data, (split or Split.valid).value, loaded.tokenizer))
 
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from pydantic import ValidationError
+
 from seqkit.cli import console
+from seqkit.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +61,20 @@ def merge_options(own: OptionsT, recipe: str | None, section: str, flags: dict[s
         recipe: What ``--recipe`` names, if anything.
         section: The section's name.
         flags: What the user typed; ``None`` where nothing.
+
+    Raises:
+        UsageError: A flag's value is out of range.
     """
+    from seqkit.recipe.explain import explain
+    from seqkit.recipe.faults import Origins
     from seqkit.recipe.loading import load_section
 
     base = own if recipe is None else load_section(recipe, section, type(own))
     given = {key: value for key, value in flags.items() if value is not None}
-    return type(own).model_validate({**base.model_dump(), **given})
+    values = {**base.model_dump(), **given}
+    try:
+        return type(own).model_validate(values)
+    except ValidationError as error:
+        fault = explain(error, type(own), values, Origins(source=section, places={}))[0]
+        flag = "--" + str(fault.path[0]).replace("_", "-") if fault.path else section
+        raise UsageError(f"{flag}: {fault.message}", hint=f"seqkit {section} --help") from None

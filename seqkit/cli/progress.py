@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _TOTAL = 1000
 _SMOOTHING = 0.9
+_ENCODING_INTERVAL = 2.0
 
 
 class TrainingDisplay:
@@ -130,6 +131,20 @@ class TrainingDisplay:
             event.path,
             extra={"event": "checkpoint", "fields": {"step": event.step, "path": str(event.path)}},
         )
+
+
+class EncodingLog:
+    """Says now and then how far the encoding of a large corpus is; silent for a small one."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, num_bytes: int) -> None:
+        """Take note of the bytes encoded so far."""
+        now = time.monotonic()
+        if now - self._last >= _ENCODING_INTERVAL:
+            self._last = now
+            logger.info("encoded %s MB of text", f"{num_bytes / 1e6:,.0f}", extra={"event": "encoding"})
 
 
 def format_rate(per_second: float) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from seqkit.cli.command import Json, command
+from seqkit.cli.command import Json, command, show_examples
 from seqkit.cli.completion import (
     complete_override_key,
     complete_recipe,
@@ -54,7 +54,12 @@ ShippedName = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add ``recipe`` and its subcommands to the command tree."""
-    group = typer.Typer(help="List, show, copy and check recipes.", rich_markup_mode=None, no_args_is_help=True)
+    group = typer.Typer(
+        help="List, show, copy and check recipes.",
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        epilog=show_examples("seqkit recipe ls\nseqkit recipe cp lstm_charlm my.yaml\nseqkit recipe validate my.yaml"),
+    )
     app.add_typer(group, name="recipe")
 
     @command(group, "ls", examples="seqkit recipe ls\nseqkit recipe ls --json | jq -r '.recipes[].name'")

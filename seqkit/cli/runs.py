@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from seqkit.cli.command import Json, command
+from seqkit.cli.command import Json, command, show_examples
 from seqkit.cli.streams import write_result
 from seqkit.errors import UsageError
 from seqkit.runs import step_folders
@@ -33,7 +33,10 @@ _logger = logging.getLogger(__name__)
 def register(app: typer.Typer) -> None:
     """Add ``runs`` to the command tree."""
     runs = typer.Typer(
-        help="List and show training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+        help="List and show training runs.",
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        epilog=show_examples("seqkit runs ls\nseqkit runs show runs/lstm_charlm/20261120T101500Z-k3x7"),
     )
     app.add_typer(runs, name="runs")
 

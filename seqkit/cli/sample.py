@@ -56,10 +56,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Draw among the k likeliest.")] = None,
         top_p: Annotated[
-            float | None, typer.Option("--top-p", min=0, max=1, help="Draw among the fewest that sum to p.")
+            float | None, typer.Option("--top-p", help="Draw among the fewest that sum to p, 0 < p <= 1.")
         ] = None,
         min_p: Annotated[
-            float | None, typer.Option("--min-p", min=0, max=1, help="Draw among those at least p × the likeliest.")
+            float | None, typer.Option("--min-p", help="Draw among those at least p × the likeliest, 0 < p <= 1.")
         ] = None,
         num_samples: Annotated[int | None, typer.Option("--num-samples", min=1, help="Samples a prompt (1).")] = None,
         stop: Annotated[
@@ -79,6 +79,8 @@ def register(app: typer.Typer) -> None:
         """
         if prompt is not None and prompt_file is not None:
             raise UsageError("give --prompt or --prompt-file, not both")
+        if prompt is not None and not _is_unicode(prompt):
+            raise UsageError("--prompt is not UTF-8", hint="--prompt-file names the line of a bad byte")
         path = choose_model("lm", model, runs_dir)
         from seqkit.tasks.lm_predictor import load_lm
 
@@ -210,6 +212,15 @@ def _prompts(prompt: str | None, prompt_file: str | None) -> Iterator[str]:
         yield from iter_lines(sys.stdin.buffer, "<stdin>")
     else:
         yield ""
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether an argument was UTF-8; Python gives bytes that are not as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unescape(text: str) -> str:

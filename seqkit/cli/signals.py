@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from seqkit.cli import console
 from seqkit.errors import InterruptedRunError
 
 _deferred = False
@@ -46,7 +47,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)
     _received = number
     if _deferred:
-        # Straight to the descriptor: the interrupted code may hold the buffered stream's lock.
-        os.write(2, b"\nstopping after this step; once more to quit at once\n")
+        name = signal.Signals(number).name
+        console.write_notice(f"{name}: stopping after this step; once more to quit at once", event="stopping")
     else:
         raise InterruptedRunError(f"stopped by {signal.Signals(number).name}", signal_number=number)

@@ -15,11 +15,28 @@ from seqkit.errors import MissingDataError, UsageError
 
 
 def use_utf8() -> None:
-    r"""Make stdout and stderr UTF-8 with ``\n`` line ends, whatever the locale says."""
-    for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
+    r"""Make stdout and stderr UTF-8 with ``\n`` line ends, whatever the locale says; stand in for closed ones.
+
+    A file name that is not UTF-8 goes to stdout as the bytes it is.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(encoding="utf-8", errors=errors, newline="\n")
+
+
+def require_stdout() -> None:
+    """Check, before any work is done, that results can go somewhere.
+
+    Raises:
+        UsageError: The shell closed stdout (``>&-``).
+    """
+    if sys.stdout is None:
+        raise UsageError("stdout is closed, so there is nowhere to print results", hint="use >/dev/null to drop them")
 
 
 def write_result(text: str, *, end: str = "\n", flush: bool = False) -> None:

@@ -15,7 +15,7 @@ import typer
 from seqkit.cli import console, signals
 from seqkit.cli.command import Json, command
 from seqkit.cli.completion import complete_override_key, complete_recipe
-from seqkit.cli.progress import TrainingDisplay, format_seconds
+from seqkit.cli.progress import EncodingLog, TrainingDisplay, format_seconds
 from seqkit.cli.streams import write_result
 from seqkit.errors import MissingDataError, RecipeError, UsageError
 
@@ -72,6 +72,9 @@ def register(app: typer.Typer) -> None:
                 "--device", envvar="SEQKIT_DEVICE", help="auto, cpu, cuda, cuda:N or mps; wins over the recipe."
             ),
         ] = None,
+        log_every: Annotated[
+            int | None, typer.Option("--log-every", min=1, help="Same as --set train.log_every=N.")
+        ] = None,
         threads: Annotated[
             int | None, typer.Option("--threads", min=1, help="CPU threads; wins over the recipe.")
         ] = None,
@@ -90,23 +93,30 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train a model as a recipe says; the last line on stdout is the run folder."""
         from seqkit.recipe.loading import load_recipe
-        from seqkit.runs.folder import RunFolder, new_run_path
+        from seqkit.runs.folder import RunFolder, check_run_place, new_run_path
         from seqkit.runs.lock import file_lock
         from seqkit.runs.places import cache_dir as cache_place
         from seqkit.runs.places import runs_dir as runs_place
 
-        changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+        changes = list(overrides or [])
+        if seed is not None:
+            changes.append(f"seed={seed}")
+        if log_every is not None:
+            changes.append(f"train.log_every={log_every}")
         if resume and run_dir is None:
             raise UsageError("--resume needs --run-dir: which run is to go on?")
         loaded = load_recipe(recipe, overrides=changes)
         _require_data(loaded)
+        if dry_run:
+            # Without the locks: they are files too.
+            if run_dir is not None:
+                check_run_place(run_dir, resume=resume)
+            place = run_dir or new_run_path(runs_place(runs_dir), loaded.name)
+            _dry_run(loaded, place, device=device, threads=threads, json_output=json_output)
+            return
         with ExitStack() as stack:
             if lock is not None:
                 stack.enter_context(file_lock(lock, lock_wait))
-            if dry_run:
-                place = run_dir or new_run_path(runs_place(runs_dir), loaded.name)
-                _dry_run(loaded, place, device=device, threads=threads, json_output=json_output)
-                return
             if run_dir is not None:
                 run = stack.enter_context(RunFolder.claim(run_dir, resume=resume))
             else:
@@ -185,7 +195,7 @@ def _train(
     place = resolve_device(device or recipe.train.device)
     set_threads(threads or recipe.train.threads)
     assert recipe.seed is not None
-    prepared = prepare(recipe, cache, seed=recipe.seed)
+    prepared = prepare(recipe, cache, seed=recipe.seed, on_progress=EncodingLog())
     latest = run.latest_checkpoint() if run.state == "resumed" else None
     checkpoint = read_checkpoint(latest) if latest is not None else None
     state, choice = make_state(prepared, recipe, seed=recipe.seed, device=place, checkpoint=checkpoint)
@@ -237,6 +247,7 @@ def _train(
 
 def _dry_run(loaded: LoadedRecipe, place: Path, *, device: str | None, threads: int | None, json_output: bool) -> None:
     """Prepare everything in a temporary cache, build the model, try one step, and print what training would do."""
+    from seqkit.models.build import count_parameters
     from seqkit.tasks.base import prepare
     from seqkit.training.device import describe_device, resolve_device, set_threads
     from seqkit.training.session import make_state, try_step
@@ -248,7 +259,7 @@ def _dry_run(loaded: LoadedRecipe, place: Path, *, device: str | None, threads: 
         prepared = prepare(recipe, Path(cache), seed=recipe.seed or 0)
         state, choice = make_state(prepared, recipe, seed=recipe.seed or 0, device=where, checkpoint=None)
         try_step(state, prepared)
-        num_parameters = sum(p.numel() for p in state.model.parameters())
+        num_parameters = count_parameters(state.model)
         facts = {
             "task": recipe.task,
             "model": _describe_model(recipe),
@@ -285,9 +296,10 @@ def _print_headline(
     run: RunFolder,
 ) -> None:
     """Two lines that say what is about to be trained, on what, where."""
+    from seqkit.models.build import count_parameters
     from seqkit.training.device import describe_device
 
-    num_parameters = sum(p.numel() for p in state.model.parameters())
+    num_parameters = count_parameters(state.model)
     console.logger.info(
         "%s · %s, %s parameters · %s",
         recipe.task,

@@ -155,11 +155,25 @@ def iter_lines(stream: IO[bytes], name: str) -> Iterator[str]:
         DataError: A line is not UTF-8; the line is named.
     """
     for number, raw in enumerate(stream, start=1):
-        line = raw[:-1] if raw.endswith(b"\n") else raw
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise _not_utf8(error, path=name, line=number) from error
+        yield _decode_line(raw, name, number).removesuffix("\n")
+
+
+def checked_utf8(stream: IO[bytes], name: str) -> Iterator[bytes]:
+    """The lines of a stream as they are, line ends included.
+
+    Raises:
+        DataError: A line is not UTF-8; the line is named.
+    """
+    for number, raw in enumerate(stream, start=1):
+        _decode_line(raw, name, number)
+        yield raw
+
+
+def _decode_line(raw: bytes, name: str, number: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error, path=name, line=number) from error
 
 
 def read_utf8(stream: IO[bytes], name: str) -> str:

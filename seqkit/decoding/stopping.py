@@ -8,6 +8,9 @@ from collections.abc import Sequence
 class StopMatcher:
     r"""Passes text on until one of the stop strings appears; the stop string itself is held back.
 
+    The stop string that is complete first counts, of several complete at once the longest; so the result does not
+    depend on where the text is cut into pieces.
+
     Args:
         stops: Stop strings; empty ones are ignored.
 
@@ -26,10 +29,11 @@ class StopMatcher:
         if self.is_stopped:
             return ""
         self._held += text
-        found = [index for stop in self._stops if (index := self._held.find(stop)) >= 0]
+        found = [(index + len(stop), index) for stop in self._stops if (index := self._held.find(stop)) >= 0]
         if found:
             self.is_stopped = True
-            ready, self._held = self._held[: min(found)], ""
+            _, start = min(found)
+            ready, self._held = self._held[:start], ""
             return ready
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
         split = len(self._held) - keep

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.models.recurrent import CellName, RecurrentStack
 from seqkit.recipe.schema import GruModel, LmModel, LstmModel, RnnModel
@@ -52,3 +54,8 @@ def cell_name(config: LmModel) -> CellName:
             return "rnn_relu"
         case RnnModel():
             return "rnn_tanh"
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable numbers, each tied one counted once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -92,11 +92,9 @@ class RunFolder:
 
     @classmethod
     def _claim(cls, path: Path, *, resume: bool) -> RunFolder:
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{path}: a file, where a run folder should be", hint="name another folder")
-        if path.is_dir() and not (path / LOCK_NAME).exists():
+        if not (path / LOCK_NAME).exists():
             # Someone else's folder must not even get a lock file.
-            _check_content(path, resume=resume)
+            check_run_place(path, resume=resume)
         made = _make_folders(path)
         lock = ExitStack()
         try:
@@ -258,6 +256,19 @@ def new_run_path(runs_dir: Path, recipe_name: str) -> Path:
     alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
     suffix = "".join(secrets.choice(alphabet) for _ in range(4))
     return runs_dir / recipe_name / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{suffix}"
+
+
+def check_run_place(path: Path, *, resume: bool) -> None:
+    """Check, without touching it, that a folder may be trained in.
+
+    Raises:
+        UsageError: It is a file; or not empty (without ``resume``), or full of something else than a run.
+        CheckpointError: Its ``run.json`` is damaged.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: a file, where a run folder should be", hint="name another folder")
+    if path.is_dir():
+        _check_content(path, resume=resume)
 
 
 def _check_content(path: Path, *, resume: bool) -> RunState:

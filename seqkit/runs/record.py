@@ -124,8 +124,8 @@ def last_report_time(run_dir: Path) -> str | None:
 
 def _session(command: Sequence[str], device: str) -> dict[str, Any]:
     return {
-        "command": shlex.join(command),
-        "cwd": str(Path.cwd()),
+        "command": _printable(shlex.join(command)),
+        "cwd": _printable(str(Path.cwd())),
         "device": device,
         "versions": {
             "seqkit": seqkit.__version__,
@@ -136,6 +136,11 @@ def _session(command: Sequence[str], device: str) -> dict[str, Any]:
         "start": utc_timestamp(),
         "end": None,
     }
+
+
+def _printable(text: str) -> str:
+    """Bytes of a file name that are not UTF-8 as escapes, which JSON can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def git_commit(folder: Path) -> str | None:

@@ -31,11 +31,6 @@ def prepare(recipe: Recipe, cache_dir: Path, *, seed: int, on_progress: Progress
             return prepare_lm(recipe, cache_dir, seed=seed, on_progress=on_progress)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers, each tied one counted once."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def model_device(model: nn.Module) -> torch.device:
     """Where a model's parameters are."""
     return next(model.parameters()).device

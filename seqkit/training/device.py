@@ -47,5 +47,6 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     if device.type == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads"
+        count = torch.get_num_threads()
+        return f"cpu, {count} thread{'s' if count > 1 else ''}"
     return str(device)

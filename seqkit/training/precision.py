@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from seqkit.errors import UsageError
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,3 +80,23 @@ def probe_precision(
     speedup = min(times["fp32"][1:]) / min(times["bf16"][1:])
     chosen: Precision = "bf16" if speedup >= worthwhile else "fp32"
     return PrecisionChoice(chosen, speedup, time.perf_counter() - began)
+
+
+def require_precision(
+    model: nn.Module, run_step: Callable[[Precision], None], precision: Precision, device: torch.device
+) -> None:
+    """Check that a precision the user asked for works here, by one step that leaves no trace.
+
+    Raises:
+        UsageError: PyTorch has no kernel for it on this device.
+    """
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            run_step(precision)
+    except RuntimeError as error:
+        raise UsageError(
+            f"precision {precision} does not work for this model on {device} ({str(error).splitlines()[0]})",
+            hint="use train.precision auto, bf16 or fp32",
+        ) from None
+    finally:
+        model.zero_grad(set_to_none=True)

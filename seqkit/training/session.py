@@ -20,6 +20,7 @@ from torch import nn
 
 import seqkit
 from seqkit.errors import CheckpointError, InterruptedRunError, NonFiniteLossError
+from seqkit.models.build import count_parameters
 from seqkit.recipe.schema import Recipe
 from seqkit.runs.checkpoint import Checkpoint, write_checkpoint
 from seqkit.runs.folder import RunFolder
@@ -28,7 +29,7 @@ from seqkit.training.averaging import WeightAverage
 from seqkit.training.loop import budget_spent, make_scaler, train_steps
 from seqkit.training.optimizers import build_optimizer
 from seqkit.training.plateau import note_validation_loss
-from seqkit.training.precision import Precision, PrecisionChoice, autocast, probe_precision
+from seqkit.training.precision import Precision, PrecisionChoice, autocast, probe_precision, require_precision
 from seqkit.training.prepared import Prepared
 from seqkit.training.state import TrainState
 
@@ -118,6 +119,8 @@ def make_state(
         precision = choice.precision
     else:
         precision = config.precision
+        if precision != "fp32":
+            require_precision(model, _probe_step(model, prepared, device), precision, device)
     state = TrainState(
         model=model,
         optimizer=optimizer,
@@ -341,7 +344,7 @@ class Session:
             "step": progress.step,
             "epoch": self._epoch(),
             "num_tokens": progress.num_tokens,
-            "num_parameters": sum(p.numel() for p in self._state.model.parameters()),
+            "num_parameters": count_parameters(self._state.model),
             "precision": self._state.precision,
             "is_averaged": self._state.average is not None,
             "scores": self._scores if progress.evaluated_step == progress.step else {},
