@@ -60,14 +60,10 @@ def _seqkit(
 
 def _add_commands() -> None:
     """Register every command, once; their modules import nothing heavy at the top."""
-    import importlib
-    import importlib.util
+    from seqkit.cli import data, env, evaluate, recipe, runs, sample, train
 
-    if app.registered_commands:
-        return
-    for name in ("train", "sample", "evaluate", "recipe", "runs", "data", "env"):
-        if importlib.util.find_spec(f"seqkit.cli.{name}"):  # BUILDING: until every module is there
-            importlib.import_module(f"seqkit.cli.{name}").register(app)
+    for module in (train, sample, evaluate, recipe, runs, data, env):
+        module.register(app)
 
 
 def run(arguments: list[str]) -> int:

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add ``data`` and its subcommands to the command tree."""
     data = typer.Typer(
         name="data",
-        help="Data sets: the built-in ones, and a catalog of public ones to fetch once.",
+        help="List and fetch data sets: built-in ones and public ones.",
         rich_markup_mode=None,
         no_args_is_help=True,
         epilog=show_examples("seqkit data ls\nseqkit data fetch tinyshakespeare\nseqkit data path tinyshakespeare"),

@@ -89,10 +89,11 @@ def register(app: typer.Typer) -> None:
         threads: Threads = None,
         json_output: Json = False,
     ) -> None:
-        """Score a text under a language model: nats per token, perplexity, bits per character and byte.
+        """Score a text under a language model.
 
-        DATA: by default the validation text of the model's recipe. The whole text is one stream with the state
-        carried, unless --window and --reset-state say otherwise.
+        Prints the loss in nats per token, perplexity, and bits per character and byte. DATA: by default the
+        validation text of the model's recipe. The whole text is one stream with the state carried, unless
+        --window and --reset-state say otherwise.
         """
         if data and split is not None:
             raise UsageError("give DATA or --split, not both")

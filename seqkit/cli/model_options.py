@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-
 from pydantic import ValidationError
 
 from seqkit.cli import console

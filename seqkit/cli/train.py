@@ -91,7 +91,7 @@ def register(app: typer.Typer) -> None:
         lock_wait: Annotated[float, typer.Option("--lock-wait", min=0, help="Seconds to wait for the lock.")] = 0.0,
         json_output: Json = False,
     ) -> None:
-        """Train a model as a recipe says; the last line on stdout is the run folder."""
+        """Train a model as a recipe says; prints the run folder last."""
         from seqkit.recipe.loading import load_recipe
         from seqkit.runs.folder import RunFolder, check_run_place, new_run_path
         from seqkit.runs.lock import file_lock
@@ -188,7 +188,7 @@ def _train(
     """Run the session, showing its events; return the final metrics."""
     from seqkit.recipe.loading import resolve_recipe_text
     from seqkit.runs.checkpoint import read_checkpoint
-    from seqkit.tasks.base import prepare
+    from seqkit.tasks.registry import prepare
     from seqkit.training.device import describe_device, resolve_device, set_threads
     from seqkit.training.session import Evaluated, Reported, Saved, Session, Ticked, make_state
 
@@ -248,7 +248,7 @@ def _train(
 def _dry_run(loaded: LoadedRecipe, place: Path, *, device: str | None, threads: int | None, json_output: bool) -> None:
     """Prepare everything in a temporary cache, build the model, try one step, and print what training would do."""
     from seqkit.models.build import count_parameters
-    from seqkit.tasks.base import prepare
+    from seqkit.tasks.registry import prepare
     from seqkit.training.device import describe_device, resolve_device, set_threads
     from seqkit.training.session import make_state, try_step
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, WindowBatches
-from seqkit.data.store import LmCorpora, TokenStore, prepare_text_corpora
+from seqkit.data.store import LmCorpora, ProgressCallback, TokenStore, prepare_text_corpora
 from seqkit.decoding.sampling import SamplingRule, generate, row_generators
 from seqkit.decoding.scoring import ScoreSum, score_stream
 from seqkit.metrics.language_model import LanguageModelScore, language_model_score
@@ -23,8 +23,8 @@ from seqkit.models.build import build_language_model
 from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.models.recurrent import detach_state
 from seqkit.recipe.schema import LmRecipe
-from seqkit.tasks.base import Progress, model_device
 from seqkit.tokenizers.base import Tokenizer
+from seqkit.training.device import model_device
 from seqkit.training.loop import LossSum
 
 _VALIDATION_COLUMNS = 32
@@ -115,7 +115,9 @@ class PreparedLm:
         return tokenizer.decode([int(tokens.token_B[0]) for tokens in drawn])
 
 
-def prepare_lm(recipe: LmRecipe, cache_dir: Path, *, seed: int, on_progress: Progress | None = None) -> PreparedLm:
+def prepare_lm(
+    recipe: LmRecipe, cache_dir: Path, *, seed: int, on_progress: ProgressCallback | None = None
+) -> PreparedLm:
     """Fit the tokenizer, encode the text into token stores, and lay out the batches.
 
     Raises:

@@ -19,10 +19,10 @@ from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.recipe.loading import recipe_from_resolved
 from seqkit.recipe.schema import LmRecipe
 from seqkit.runs.checkpoint import read_checkpoint
-from seqkit.tasks.base import model_device
 from seqkit.tasks.lm import store_score
 from seqkit.tokenizers.base import Tokenizer
 from seqkit.tokenizers.registry import tokenizer_from_json
+from seqkit.training.device import model_device
 
 
 @dataclass(frozen=True)

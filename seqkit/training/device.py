@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import nn
 
 from seqkit.errors import UsageError
 
@@ -50,3 +51,8 @@ def describe_device(device: torch.device) -> str:
         count = torch.get_num_threads()
         return f"cpu, {count} thread{'s' if count > 1 else ''}"
     return str(device)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next(model.parameters()).device

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import nn
-
+from seqkit.data.store import ProgressCallback
 from seqkit.recipe.schema import LmRecipe, Recipe
+from seqkit.tasks.lm import prepare_lm
 from seqkit.training.prepared import Prepared
 
-Progress = Callable[[int], None]
-"""Told the bytes read so far while data is prepared."""
 
-
-def prepare(recipe: Recipe, cache_dir: Path, *, seed: int, on_progress: Progress | None = None) -> Prepared:
+def prepare(recipe: Recipe, cache_dir: Path, *, seed: int, on_progress: ProgressCallback | None = None) -> Prepared:
     """Read, tokenize and store the data of a recipe, by its task.
 
     Args:
@@ -26,11 +21,4 @@ def prepare(recipe: Recipe, cache_dir: Path, *, seed: int, on_progress: Progress
     """
     match recipe:
         case LmRecipe():
-            from seqkit.tasks.lm import prepare_lm
-
             return prepare_lm(recipe, cache_dir, seed=seed, on_progress=on_progress)
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """Where a model's parameters are."""
-    return next(model.parameters()).device
