@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commandline import TINY_RECIPE, ForkServer, InProcess, Tiny, write_tiny_text
 from hypothesis import settings
 
 # The same examples in every run, and no time limit on one: a busy machine is no failure.
@@ -34,3 +36,35 @@ def _no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("SEQKIT_") and name != "SEQKIT_DATA_DIR":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Runs command lines in processes of their own, without the seconds that importing torch takes."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def tiny(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A tiny language model, trained once for all tests."""
+    folder = tmp_path_factory.mktemp("tiny")
+    text, recipe = folder / "tiny.txt", folder / "tiny.yaml"
+    write_tiny_text(text)
+    recipe.write_text(TINY_RECIPE.replace("TEXT", str(text)))
+    runs, cache = folder / "runs", folder / "cache"
+    words = ["train", recipe, "--runs-dir", runs, "--cache-dir", cache]
+    done = fork_server.start(*words, folder=folder).wait()
+    assert done.code == 0, done.err
+    run = Path(done.out.removesuffix("\n"))
+    return Tiny(folder=folder, text=text, recipe=recipe, cache=cache, runs=runs, run=run)
+
+
+@pytest.fixture
+def seqkit(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    """Runs command lines in this process, in ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEQKIT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SEQKIT_RUNS_DIR", str(tmp_path / "runs"))
+    return InProcess(capfd, tmp_path)

@@ -116,7 +116,7 @@ def _report_usage(error: typer.TyperException) -> int:
 
 
 _WORDINGS = (
-    (r"\. Did you mean '([^']+)'.*\?$", r"; did you mean \1?"),
+    (r"\. Did you mean ('[^']+').*\?$", r"; did you mean \1?"),
     (r"Value error, ", ""),
     (r"Input should be greater than or equal to (\S+)", r"must be at least \1"),
     (r"Input should be less than or equal to (\S+)", r"must be at most \1"),

@@ -25,6 +25,8 @@ class LmBatch:
     """The token that follows each input in the text."""
     starts_fresh: bool
     """Whether the model's state is reset before this batch; else it is carried over from the last one."""
+    resets_B: npt.NDArray[np.bool_] | None = None
+    """Rows whose state alone is reset before this batch; None: no row's."""
 
 
 class BatchOrder(Protocol):
@@ -46,10 +48,14 @@ class ColumnBatches:
     The last batch is shorter where T does not divide L. Only the last ``num_dropped`` = (N - 1) mod B tokens of
     the text are never predicted. The order is the same in every epoch.
 
+    Without resets, a model would meet an empty state once an epoch, and never learn to begin a text.
+
     Args:
         ids: The text, shape (N,); only the slices of a batch are read.
         num_columns: B.
         sequence_length: T.
+        reset_probability: Chance, for each row of each batch, that its state is reset before the batch.
+        seed: Of the resets; with epoch and index it fixes those of a batch.
         allow_short: Accept a text of less than one full batch, down to one token a column.
         name: What to call the text in an error.
 
@@ -69,6 +75,8 @@ class ColumnBatches:
         num_columns: int,
         sequence_length: int,
         *,
+        reset_probability: float = 0.0,
+        seed: int = 0,
         allow_short: bool = False,
         name: str | None = None,
     ) -> None:
@@ -78,6 +86,8 @@ class ColumnBatches:
             raise _too_short(len(ids), smallest, num_columns, 1 if allow_short else sequence_length, name)
         self.num_columns = num_columns
         self.sequence_length = sequence_length
+        self.reset_probability = reset_probability
+        self.seed = seed
         self.column_length = num_predicted // num_columns
         self.num_dropped = num_predicted % num_columns
         # Views of the memory map, without its class: numpy.memmap makes each slice several times slower.
@@ -98,7 +108,14 @@ class ColumnBatches:
             inputs_BT=self._inputs_BL[:, steps].astype(np.int64, order="C"),
             targets_BT=self._targets_BL[:, steps].astype(np.int64, order="C"),
             starts_fresh=index == 0,
+            resets_B=self._resets(epoch, index),
         )
+
+    def _resets(self, epoch: int, index: int) -> npt.NDArray[np.bool_] | None:
+        if self.reset_probability == 0 or index == 0:
+            return None
+        resets_B = _generator(self.seed, epoch, index).random(self.num_columns) < self.reset_probability
+        return resets_B if resets_B.any() else None
 
 
 class FullBatches:
@@ -165,14 +182,18 @@ class WindowBatches:
     def batch(self, epoch: int, index: int) -> LmBatch:
         """See ``BatchOrder.batch``; always starts fresh."""
         _check_index(index, len(self))
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch, index))))
-        starts_B = generator.integers(len(self._windows), size=self.num_windows)
+        starts_B = _generator(self.seed, epoch, index).integers(len(self._windows), size=self.num_windows)
         windows = self._windows[starts_B]
         return LmBatch(
             inputs_BT=windows[:, :-1].astype(np.int64, order="C"),
             targets_BT=windows[:, 1:].astype(np.int64, order="C"),
             starts_fresh=True,
         )
+
+
+def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random numbers of one batch."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, index))))
 
 
 def _check_index(index: int, num_batches: int) -> None:

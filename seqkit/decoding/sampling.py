@@ -1,6 +1,6 @@
 """Drawing tokens from a model, one at a time.
 
-Legend: B rows, V vocabulary.
+Legend: B rows, V vocabulary, K tokens kept.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def truncate(scores_BV: Tensor, rule: SamplingRule) -> Tensor:
         rule: top_k is applied first, then top_p, then min_p, each on what the one before left.
     """
     if rule.top_k is not None and rule.top_k < scores_BV.size(1):
-        floor_B1 = scores_BV.topk(rule.top_k, dim=-1).values[:, -1:]
-        scores_BV = scores_BV.masked_fill(scores_BV < floor_B1, -torch.inf)
+        # By index, not by the k-th score: several tokens may have that score, in bf16 easily.
+        kept_BK = scores_BV.topk(rule.top_k, dim=-1).indices
+        drop_BV = torch.ones_like(scores_BV, dtype=torch.bool).scatter(1, kept_BK, False)
+        scores_BV = scores_BV.masked_fill(drop_BV, -torch.inf)
     if rule.top_p is not None and rule.top_p < 1:
         sorted_BV, order_BV = scores_BV.sort(dim=-1, descending=True, stable=True)
         probs_BV = sorted_BV.softmax(dim=-1)

@@ -121,6 +121,14 @@ def detach_state(state: RecurrentState) -> RecurrentState:
     return tuple(tuple(tensor.detach() for tensor in layer) for layer in state)
 
 
+def reset_rows(state: RecurrentState, fresh: RecurrentState, resets_B: Tensor) -> RecurrentState:
+    """The state with the rows that ``resets_B`` marks taken from ``fresh``, in the precision of ``state``."""
+    return tuple(
+        tuple(torch.where(resets_B.unsqueeze(1), new.to(old.dtype), old) for old, new in zip(*layers, strict=True))
+        for layers in zip(state, fresh, strict=True)
+    )
+
+
 def reorder_state(state: RecurrentState, index_N: Tensor) -> RecurrentState:
     """The rows ``index_N`` of every state tensor, in that order."""
     return tuple(tuple(tensor.index_select(0, index_N) for tensor in layer) for layer in state)

@@ -323,6 +323,8 @@ class LmTraining(Training):
     bptt: Literal["truncated", "full", "windows"] = "truncated"
     """truncated: contiguous columns, state carried, gradient cut every `sequence_length`; full: gradient through
     the whole column, one update an epoch; windows: random windows from an empty state."""
+    reset_probability: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Chance, for each column of each batch, that its carried state is reset, so that the model learns to begin."""
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from seqkit.decoding.scoring import ScoreSum, score_stream
 from seqkit.metrics.language_model import LanguageModelScore, language_model_score
 from seqkit.models.build import build_language_model
 from seqkit.models.language_model import RecurrentLanguageModel
-from seqkit.models.recurrent import detach_state
+from seqkit.models.recurrent import detach_state, reset_rows
 from seqkit.recipe.schema import LmRecipe
 from seqkit.tokenizers.base import Tokenizer
 from seqkit.training.device import model_device
@@ -80,6 +80,10 @@ class PreparedLm:
         device = model_device(model)
         inputs_BT = torch.from_numpy(batch.inputs_BT).to(device, non_blocking=True)
         targets_BT = torch.from_numpy(batch.targets_BT).to(device, non_blocking=True)
+        if carry is not None and batch.resets_B is not None:
+            assert isinstance(model, RecurrentLanguageModel)
+            resets_B = torch.from_numpy(batch.resets_B).to(device, non_blocking=True)
+            carry = reset_rows(carry, model.initial_state(None, len(batch.resets_B)), resets_B)
         logits_BTV, state = model(inputs_BT, carry)
         nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="sum")
         return LossSum(nats, targets_BT.numel(), carry=detach_state(state))
@@ -130,7 +134,14 @@ def prepare_lm(
     batches: BatchOrder
     match train.bptt:
         case "truncated":
-            batches = ColumnBatches(ids, train.num_columns, train.sequence_length, name=name)
+            batches = ColumnBatches(
+                ids,
+                train.num_columns,
+                train.sequence_length,
+                reset_probability=train.reset_probability,
+                seed=seed,
+                name=name,
+            )
         case "full":
             batches = FullBatches(ids, train.num_columns, name=name)
         case "windows":

@@ -16,12 +16,11 @@ def build_optimizer(config: Optimizer, model: nn.Module, device: torch.device) -
         model: Its trainable parameters are optimised, each tied one once.
         device: Where they are.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     weight_decay = getattr(config, "weight_decay", 0.0)
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    matrices = [p for name, p in parameters.items() if _is_matrix(name, p)]
+    others = [p for name, p in parameters.items() if not _is_matrix(name, p)]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     fused = device.type in {"cpu", "cuda"}
     match config:
@@ -43,3 +42,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Use ``learning_rate`` in every parameter group from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    # A learned initial state is one vector a layer, kept as one tensor of several axes.
+    return parameter.dim() >= 2 and name.rpartition(".")[2] != "initial"

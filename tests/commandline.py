@@ -1,0 +1,328 @@
+"""Running seqkit in tests: in this process, in a forked one that signals and pipes can reach, or for real.
+
+A real process spends two seconds importing torch. This file is therefore also a program: a server that has imported
+it already and forks a child for each command line (``python commandline.py``, one JSON request a line).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+REAL = [sys.executable, "-m", "seqkit"]
+"""The program itself, with its start-up."""
+
+PATIENCE_S = 60.0
+"""How long anything may take on a machine that is busy with other things."""
+
+TINY_RECIPE = """\
+task: lm
+seed: 7
+data:
+  train: TEXT
+model: {type: gru, d_model: 8}
+train:
+  max_steps: 12
+  batch_size: 4
+  sequence_length: 8
+  precision: fp32
+  evaluate_every: 4
+  log_every: 2
+  sample_length: 5
+  threads: 1
+  device: cpu
+sample: {length: 6}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error_line(self) -> str:
+        """The message of the one ``seqkit: error:`` line; a hint may follow it and nothing else."""
+        lines = [line for line in self.err.split("\n") if line]
+        errors = [line for line in lines if line.startswith("seqkit: error: ")]
+        assert len(errors) == 1, self.err
+        after = lines[lines.index(errors[0]) + 1 :]
+        assert len(after) <= 1 and all(line.startswith("hint: ") for line in after), self.err
+        assert "Traceback" not in self.err, self.err
+        return errors[0].removeprefix("seqkit: error: ")
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of stderr under ``--log-format jsonl``; each must be one."""
+        return [json.loads(line) for line in self.err.removesuffix("\n").split("\n")] if self.err else []
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A small text, a recipe for it, and a run that was trained with it; not to be changed."""
+
+    folder: Path
+    text: Path
+    recipe: Path
+    cache: Path
+    runs: Path
+    run: Path
+
+    def recipe_with(self, folder: Path, **replacements: str) -> Path:
+        """A copy of the recipe in which values are replaced: ``recipe_with(tmp_path, max_steps="9")``."""
+        text = self.recipe.read_text()
+        for key, value in replacements.items():
+            before = next(line for line in text.split("\n") if line.strip().startswith(f"{key}:"))
+            text = text.replace(before, before.partition(":")[0] + f": {value}")
+        path = folder / "changed.yaml"
+        path.write_text(text)
+        return path
+
+
+def write_tiny_text(path: Path, num_lines: int = 60) -> None:
+    """A text of random short words; the same every time."""
+    rng = random.Random(0)
+    words = "the cat sat on a mat and saw one dog run by".split()
+    path.write_text("".join(" ".join(rng.choices(words, k=6)) + "\n" for _ in range(num_lines)))
+
+
+class InProcess:
+    """Runs command lines in this process.
+
+    Args:
+        capture: Catches what they write, at the descriptors.
+        folder: For files that stand in for stdin.
+    """
+
+    def __init__(self, capture: pytest.CaptureFixture[str], folder: Path) -> None:
+        self._capture = capture
+        self._folder = folder
+
+    def __call__(self, *words: object, stdin: bytes | None = None) -> Done:
+        """Run one command line; ``stdin`` is what a pipe would bring, None what cron gives."""
+        from seqkit.cli import app, console
+
+        source = Path(os.devnull)
+        if stdin is not None:
+            source = self._folder / "stdin"
+            source.write_bytes(stdin)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = sys.stdin
+        self._capture.readouterr()
+        with source.open("rb") as file:
+            sys.stdin = io.TextIOWrapper(file)
+            try:
+                code = app.run([str(word) for word in words])
+            finally:
+                sys.stdin = before
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+                console.configure(console.ConsoleOptions())
+                logging.captureWarnings(False)
+        captured = self._capture.readouterr()
+        return Done(code, captured.out, captured.err)
+
+
+class ForkServer:
+    """Starts command lines in forked processes, each with descriptors, a folder and an environment of its own."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        )
+
+    def start(
+        self,
+        *words: object,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        stdin: Path = Path(os.devnull),
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+        limits: Mapping[str, int] | None = None,
+    ) -> Forked:
+        """Start ``seqkit`` with ``words`` in ``folder``; stdin, stdout and stderr may be files, FIFOs or terminals."""
+        number = time.monotonic_ns()
+        out = stdout or folder / f"{number}.out"
+        err = stderr or folder / f"{number}.err"
+        request = {
+            "words": [str(word) for word in words],
+            "folder": str(folder),
+            "env": {**clean_environment(), **(env or {})},
+            "files": [str(stdin), str(out), str(err)],
+            "limits": dict(limits or {}),
+        }
+        return Forked(self, self.ask(request), out, err)
+
+    def ask(self, request: dict[str, Any]) -> int:
+        """Send a request and return the number that answers it."""
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return int(json.loads(self._server.stdout.readline()))
+
+    def close(self) -> None:
+        """Stop the server."""
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait(PATIENCE_S)
+        self._server.stdout.close()
+
+
+class Forked:
+    """A command line that runs in a forked process."""
+
+    def __init__(self, server: ForkServer, pid: int, out: Path, err: Path) -> None:
+        self._server = server
+        self.pid = pid
+        self._out = out
+        self._err = err
+        self._code: int | None = None
+
+    @property
+    def err(self) -> str:
+        """What stands on stderr now."""
+        return _read(self._err)
+
+    @property
+    def out(self) -> str:
+        """What stands on stdout now."""
+        return _read(self._out)
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        if self._code is None:
+            answer = self._server.ask({"poll": self.pid})
+            self._code = None if answer == _RUNNING else answer
+        return self._code is None
+
+    def wait(self) -> Done:
+        """Wait for the end; a process killed by a signal has its negative number as code."""
+        wait_until(lambda: not self.is_running(), "the end of the process")
+        assert self._code is not None
+        return Done(self._code, self.out, self.err)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until stderr holds ``text``."""
+
+        def is_there() -> bool:
+            if text in self.err:
+                return True
+            assert self.is_running() or text in self.err, f"ended without {text!r}: {self.err}"
+            return False
+
+        wait_until(is_there, f"{text!r} on stderr")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        if self.is_running():
+            os.kill(self.pid, number)
+
+
+def wait_until(condition: Any, what: str) -> None:
+    """Poll until ``condition()`` holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:g} s for {what}"
+        time.sleep(0.005)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what would change output or places."""
+    drop = ("SEQKIT_", "XDG_", "NO_COLOR", "FORCE_COLOR", "GITHUB_ACTIONS", "COLUMNS")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(drop)}
+    return {**kept, "TERM": "xterm"}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[str, bytes | str | None]]:
+    """Everything under a folder: names, kinds and contents."""
+    found: dict[str, tuple[str, bytes | str | None]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = ("link", str(path.readlink()))
+        elif path.is_dir():
+            found[name] = ("folder", None)
+        else:
+            found[name] = ("file", path.read_bytes())
+    return found
+
+
+def _read(path: Path) -> str:
+    return path.read_bytes().decode("utf-8") if path.is_file() else ""
+
+
+_RUNNING = -1000
+
+
+def _serve() -> None:
+    """Read requests, fork, answer with a process id or an exit code."""
+    import torch  # noqa: F401
+
+    import seqkit.cli.app
+    import seqkit.tasks.lm_predictor
+    import seqkit.training.session  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else _RUNNING
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _become(request)
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
+
+
+def _become(request: dict[str, Any]) -> NoReturn:
+    """Turn a forked child into ``seqkit``."""
+    import resource
+
+    code = 70
+    try:
+        os.setsid()
+        flags = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for descriptor, (path, flag) in enumerate(zip(request["files"], flags, strict=True)):
+            handle = os.open(path, flag | os.O_NOCTTY, 0o644)
+            os.dup2(handle, descriptor)
+            os.close(handle)
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(descriptor, mode, closefd=False) for descriptor, mode in enumerate("rww")
+        )
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        for name, value in request["limits"].items():
+            resource.setrlimit(getattr(resource, name), (value, value))
+        sys.argv = ["seqkit", *request["words"]]
+
+        from seqkit.cli.app import run
+
+        code = run(request["words"])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
