@@ -6,7 +6,6 @@ it already and forks a child for each command line (``python commandline.py``, o
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -15,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,7 +98,7 @@ class Tiny:
 def write_tiny_text(path: Path, num_lines: int = 60) -> None:
     """A text of random short words; the same every time."""
     rng = random.Random(0)
-    words = "the cat sat on a mat and saw one dog run by".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "dog", "run", "by"]
     path.write_text("".join(" ".join(rng.choices(words, k=6)) + "\n" for _ in range(num_lines)))
 
 
@@ -125,8 +125,7 @@ class InProcess:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         before = sys.stdin
         self._capture.readouterr()
-        with source.open("rb") as file:
-            sys.stdin = io.TextIOWrapper(file)
+        with source.open(encoding="utf-8") as sys.stdin:
             try:
                 code = app.run([str(word) for word in words])
             finally:
@@ -143,6 +142,7 @@ class ForkServer:
     """Starts command lines in forked processes, each with descriptors, a folder and an environment of its own."""
 
     def __init__(self) -> None:
+        self._started: set[int] = set()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
@@ -169,7 +169,17 @@ class ForkServer:
             "files": [str(stdin), str(out), str(err)],
             "limits": dict(limits or {}),
         }
-        return Forked(self, self.ask(request), out, err)
+        pid = self.ask(request)
+        self._started.add(pid)
+        return Forked(self, pid, out, err)
+
+    def poll(self, pid: int) -> int | None:
+        """The exit code of a process, the negative number of the signal that killed it, or None if it runs."""
+        answer = self.ask({"poll": pid})
+        if answer == _RUNNING:
+            return None
+        self._started.discard(pid)
+        return answer
 
     def ask(self, request: dict[str, Any]) -> int:
         """Send a request and return the number that answers it."""
@@ -179,10 +189,14 @@ class ForkServer:
         return int(json.loads(self._server.stdout.readline()))
 
     def close(self) -> None:
-        """Stop the server."""
+        """Stop the server and whatever a failed test left running."""
         assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.close()
+        for pid in self._started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._server.kill()
         self._server.wait(PATIENCE_S)
+        self._server.stdin.close()
         self._server.stdout.close()
 
 
@@ -209,15 +223,18 @@ class Forked:
     def is_running(self) -> bool:
         """Whether it has not ended."""
         if self._code is None:
-            answer = self._server.ask({"poll": self.pid})
-            self._code = None if answer == _RUNNING else answer
+            self._code = self._server.poll(self.pid)
         return self._code is None
 
     def wait(self) -> Done:
         """Wait for the end; a process killed by a signal has its negative number as code."""
+        return Done(self.wait_for_code(), self.out, self.err)
+
+    def wait_for_code(self) -> int:
+        """Wait for the end, whatever was written."""
         wait_until(lambda: not self.is_running(), "the end of the process")
         assert self._code is not None
-        return Done(self._code, self.out, self.err)
+        return self._code
 
     def wait_for(self, text: str) -> None:
         """Wait until stderr holds ``text``."""
@@ -242,6 +259,12 @@ def wait_until(condition: Any, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited {PATIENCE_S:g} s for {what}"
         time.sleep(0.005)
+
+
+def save_time(patch: Callable[[object, str, Any], None] = setattr) -> None:
+    """Take out what costs time on a busy machine: threads that wait for each other, and for the disk."""
+    patch(os, "sched_getaffinity", lambda process: {0})
+    patch(os, "fsync", lambda descriptor: None)
 
 
 def clean_environment() -> dict[str, str]:
@@ -274,7 +297,7 @@ _RUNNING = -1000
 
 def _serve() -> None:
     """Read requests, fork, answer with a process id or an exit code."""
-    import torch  # noqa: F401
+    import torch._dynamo  # noqa: F401 - torch imports it at the first optimizer step
 
     import seqkit.cli.app
     import seqkit.tasks.lm_predictor
@@ -306,7 +329,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
             os.dup2(handle, descriptor)
             os.close(handle)
         sys.stdin, sys.stdout, sys.stderr = (
-            open(descriptor, mode, closefd=False) for descriptor, mode in enumerate("rww")
+            os.fdopen(descriptor, mode, closefd=False) for descriptor, mode in enumerate("rww")
         )
         os.chdir(request["folder"])
         os.environ.clear()
@@ -314,6 +337,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
         for name, value in request["limits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         sys.argv = ["seqkit", *request["words"]]
+        save_time()
 
         from seqkit.cli.app import run
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import TINY_RECIPE, ForkServer, InProcess, Tiny, write_tiny_text
+from commandline import TINY_RECIPE, ForkServer, InProcess, Tiny, save_time, write_tiny_text
 from hypothesis import settings
 
 # The same examples in every run, and no time limit on one: a busy machine is no failure.
@@ -67,4 +67,5 @@ def seqkit(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEQKIT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("SEQKIT_RUNS_DIR", str(tmp_path / "runs"))
+    save_time(monkeypatch.setattr)
     return InProcess(capfd, tmp_path)

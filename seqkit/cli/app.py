@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,6 +62,8 @@ def _add_commands() -> None:
     """Register every command, once; their modules import nothing heavy at the top."""
     from seqkit.cli import data, env, evaluate, recipe, runs, sample, train
 
+    if app.registered_commands:
+        return
     for module in (train, sample, evaluate, recipe, runs, data, env):
         module.register(app)
 
@@ -82,6 +84,11 @@ def run(arguments: list[str]) -> int:
     except (ReaderLeft, BrokenPipeError):
         streams.discard_stdout()
         return 141
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # what Typer makes of one while it prints help
+            streams.discard_stdout()
+            return 141
+        raise
     except typer.TyperException as error:
         return _report_usage(error)
     except SeqkitError as error:
@@ -107,12 +114,20 @@ def _report_usage(error: typer.TyperException) -> int:
         return 2
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else "seqkit --help"
-    possibilities = getattr(error, "possibilities", None)
-    if possibilities:
-        # The nearest comes first here; the formatted message sorts them by name.
-        message = f"{getattr(error, 'message', message)}; did you mean {possibilities[0]}?"
+    if hasattr(error, "possibilities"):
+        near = _nearest_option(error)
+        message = getattr(error, "message", message) + (f"; did you mean {near}?" if near else "")
     console.report_error([_reword(" ".join(message.split()))], hint=hint, exit_code=2)
     return 2
+
+
+def _nearest_option(error: Any) -> str | None:
+    """The flag that an unknown one most likely stands for: what it abbreviates, else the most similar."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    flags = [flag for parameter in getattr(command, "params", ()) for flag in parameter.opts]
+    longer = [flag for flag in flags if flag.startswith(error.option_name) and error.option_name.startswith("--")]
+    # Typer's own list begins with the nearest.
+    return next(iter([*longer, *(error.possibilities or ())]), None)
 
 
 _WORDINGS = (

@@ -77,7 +77,7 @@ def guess_log_format(arguments: list[str]) -> LogFormat:
     <LogFormat.jsonl: 'jsonl'>
     """
     found = os.environ.get("SEQKIT_LOG_FORMAT", "")
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if word == "--":
             break
         if word == "--log-format":

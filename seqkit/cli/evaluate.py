@@ -186,24 +186,40 @@ def _report(loaded: LoadedLm, store: TokenStore, options: LmEvaluateOptions, nam
     write_result(f"protocol       {protocol}")
 
 
-def _lines(loaded: LoadedLm, data: list[str], split: Split | None) -> Iterator[str]:
-    """The lines to score: stdin's, the named sources', or those of a part of the recipe's data."""
+def _lines(loaded: LoadedLm, data: list[str], split: Split | None) -> Iterator[tuple[str, list[int]]]:
+    """The lines to score and their tokens: stdin's, the named sources', or those of a part of the recipe's data."""
     from seqkit.data.readers import iter_lines, lines_of, open_source
     from seqkit.data.store import split_blocks
 
-    if data == ["-"] or (not data and split is None and stdin_is_piped()):
-        return iter_lines(sys.stdin.buffer, "<stdin>")
-    if data:
-        sources = [None if name == "-" else open_source(name) for name in data]
-        return chain.from_iterable(
-            iter_lines(sys.stdin.buffer, "<stdin>") if source is None else lines_of(source.blocks())
-            for source in sources
-        )
-    return lines_of(split_blocks(loaded.recipe.data, (split or Split.valid).value, loaded.tokenizer))
+    if not data and split is None and stdin_is_piped():
+        data = ["-"]
+    if not data:
+        part = (split or Split.valid).value
+        return _encoded(loaded, lines_of(split_blocks(loaded.recipe.data, part, loaded.tokenizer)), part)
+    sources = [None if name == "-" else open_source(name) for name in data]
+    return chain.from_iterable(
+        _encoded(loaded, iter_lines(sys.stdin.buffer, "<stdin>"), "<stdin>")
+        if source is None
+        else _encoded(loaded, lines_of(source.blocks()), source.name)
+        for source in sources
+    )
+
+
+def _encoded(loaded: LoadedLm, lines: Iterator[str], name: str) -> Iterator[tuple[str, list[int]]]:
+    """Each line with its tokens.
+
+    Raises:
+        DataError: A line has a character that the tokenizer refuses; the line is named.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line, loaded.tokenizer.encode(line)
+        except DataError as error:
+            raise DataError(error.message, path=name, line=number, hint=error.hint) from None
 
 
 def _score_lines(
-    loaded: LoadedLm, lines: Iterator[str], batch_size: int, device: torch.device, *, json_output: bool
+    loaded: LoadedLm, lines: Iterator[tuple[str, list[int]]], batch_size: int, device: torch.device, *, json_output: bool
 ) -> None:
     """Print one result a line, in order, as soon as its batch is done."""
     from seqkit.decoding.scoring import score_lines
@@ -213,13 +229,13 @@ def _score_lines(
     while batch := list(islice(lines, batch_size)):
         sums = score_lines(
             loaded.model,
-            [tokenizer.encode(line) for line in batch],
+            [ids for _, ids in batch],
             start_id=tokenizer.start_id,
             end_ids=end_ids,
             device=device,
             vocab_size=tokenizer.vocab_size,
         )
-        for line, total in zip(batch, sums, strict=True):
+        for (line, _), total in zip(batch, sums, strict=True):
             if json_output:
                 facts = {"input": line, "output": None, "score": -total.nats, "num_tokens": total.num_tokens}
                 write_result(json.dumps(facts, ensure_ascii=False))

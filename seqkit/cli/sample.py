@@ -24,7 +24,7 @@ from seqkit.cli.model_options import (
     merge_options,
 )
 from seqkit.cli.streams import open_input, stdin_is_piped, write_result
-from seqkit.errors import UsageError
+from seqkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from seqkit.recipe.schema import SampleOptions
@@ -99,7 +99,8 @@ def register(app: typer.Typer) -> None:
         chosen_seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
         console.logger.log(console.VERBOSE, "seed %d", chosen_seed)
         row = 0
-        for text in _prompts(prompt, prompt_file):
+        for text, name, line in _prompts(prompt, prompt_file):
+            _check_prompt(loaded, text, name, line)
             if row and not json_output:
                 write_result("")
             _write_samples(loaded, text, options, chosen_seed, row, echo=echo, json_output=json_output)
@@ -199,19 +200,36 @@ def _as_json(sample: _Sample, prompt: str, seed: int) -> str:
     )
 
 
-def _prompts(prompt: str | None, prompt_file: str | None) -> Iterator[str]:
-    """The prompts: a flag's, a file's whole content, stdin's lines, or one empty one."""
+def _check_prompt(loaded: LoadedLm, text: str, name: str, line: int | None) -> None:
+    """Check that the tokenizer takes a prompt, before anything is written for it.
+
+    Raises:
+        DataError: It has a character that the tokenizer refuses.
+    """
+    try:
+        loaded.tokenizer.encode(text)
+    except DataError as error:
+        raise DataError(error.message, path=name, line=line, hint=error.hint) from None
+
+
+def _prompts(prompt: str | None, prompt_file: str | None) -> Iterator[tuple[str, str, int | None]]:
+    """The prompts: a flag's, a file's whole content, stdin's lines, or one empty one.
+
+    Yields:
+        The prompt, where it comes from, and its line where that has many.
+    """
     from seqkit.data.readers import iter_lines, read_utf8
 
     if prompt is not None:
-        yield prompt
+        yield prompt, "--prompt", None
     elif prompt_file is not None:
         with open_input(prompt_file) as (stream, name):
-            yield read_utf8(stream, name)
+            yield read_utf8(stream, name), name, None
     elif stdin_is_piped():
-        yield from iter_lines(sys.stdin.buffer, "<stdin>")
+        for number, line in enumerate(iter_lines(sys.stdin.buffer, "<stdin>"), start=1):
+            yield line, "<stdin>", number
     else:
-        yield ""
+        yield "", "", None
 
 
 def _is_unicode(text: str) -> bool:

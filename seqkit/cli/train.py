@@ -219,7 +219,16 @@ def _train(
         _print_headline(recipe, prepared, state, choice, place, run)
         if state.progress.step:
             console.logger.info("going on from step %s", f"{state.progress.step:,}")
-        session = Session(prepared, recipe, text, state, run, stop=signals.received, how_to_resume=how_to_resume)
+        session = Session(
+            prepared,
+            recipe,
+            text,
+            state,
+            run,
+            stop=signals.received,
+            how_to_resume=how_to_resume,
+            scores=checkpoint.facts.get("scores") if checkpoint is not None else None,
+        )
         with signals.deferred(), TrainingDisplay(prepared.unit) as display:
             for event in session.events():
                 match event:

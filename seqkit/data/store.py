@@ -24,7 +24,7 @@ import numpy as np
 
 from seqkit.atomic import sync_folder, write_text_atomic
 from seqkit.data.readers import TextSource, TextStats, open_source
-from seqkit.errors import CheckpointError, DataError
+from seqkit.errors import CheckpointError, DataError, MissingDataError
 from seqkit.recipe import schema
 from seqkit.tokenizers.base import TokenArray, Tokenizer, encode_blocks
 from seqkit.tokenizers.registry import fit_tokenizer, is_line_based, load_tokenizer, save_tokenizer
@@ -179,7 +179,7 @@ def split_blocks(data: schema.TextData, split: Split, tokenizer: Tokenizer) -> I
 def _stretch_of(data: schema.TextData, split: Split, line_based: bool) -> _Stretch:
     if split == "test":
         if data.test is None:
-            raise DataError("the recipe names no test text (data.test)")
+            raise MissingDataError("the recipe names no test text (data.test)")
         stretch = _whole(open_source(data.test))
     elif split == "valid" and data.valid is not None:
         stretch = _whole(open_source(data.valid))

@@ -18,6 +18,7 @@ from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch
 from seqkit.data.store import LmCorpora, ProgressCallback, TokenStore, prepare_text_corpora
 from seqkit.decoding.sampling import SamplingRule, generate, row_generators
 from seqkit.decoding.scoring import ScoreSum, score_stream
+from seqkit.errors import DataError
 from seqkit.metrics.language_model import LanguageModelScore, language_model_score
 from seqkit.models.build import build_language_model
 from seqkit.models.language_model import RecurrentLanguageModel
@@ -128,6 +129,12 @@ def prepare_lm(
         DataError: The text cannot be used, or is shorter than one batch.
     """
     corpora = prepare_text_corpora(recipe.data, recipe.tokenizer, cache_dir, on_progress=on_progress)
+    if corpora.valid.num_tokens < 2:
+        raise DataError(
+            "the validation text has 1 token, which leaves nothing to predict; at least 2 are needed",
+            path="data.valid",
+            hint="raise data.valid_fraction, or name a longer validation text in data.valid",
+        )
     train = recipe.train
     ids = corpora.train.ids
     name = "data.train"

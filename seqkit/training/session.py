@@ -9,7 +9,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +147,7 @@ class Session:
         run: The run folder; locked by the caller.
         stop: Tells the number of the signal that asked us to stop, if one did; asked after every step.
         how_to_resume: The hint shown when stopped.
+        scores: Of the last evaluation before this session; they stand if no other is due.
         clock: Seconds, monotonic.
     """
 
@@ -160,6 +161,7 @@ class Session:
         *,
         stop: Callable[[], int | None],
         how_to_resume: str,
+        scores: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prepared = prepared
@@ -173,7 +175,7 @@ class Session:
         self._clock = clock
         self._device = next(state.model.parameters()).device
         self._saved_step: int | None = None
-        self._scores: dict[str, float] = {}
+        self._scores = dict(scores or {})
 
     def events(self) -> Iterator[Event]:
         """Train, evaluate and save, yielding what happens.
@@ -202,6 +204,9 @@ class Session:
 
     def _events(self, metrics: MetricsLog) -> Iterator[Event]:
         progress, config = self._state.progress, self._config
+        if self._has_stalled():
+            # Early stopping had ended the run when a signal came; without it, nothing more would have been trained.
+            return
         last_report = self._clock()
         tokens_since = 0
         steps = train_steps(self._state, self._prepared.batches, self._prepared.loss, config, clock=self._clock)
@@ -292,7 +297,8 @@ class Session:
         if not math.isfinite(loss):
             raise self._with_last_checkpoint(
                 NonFiniteLossError(
-                    f"validation loss is {loss} at step {progress.step}", hint="lower train.optimizer.lr"
+                    f"validation loss is {loss} at step {progress.step} (learning rate {self._learning_rate():.3g})",
+                    hint="lower train.optimizer.lr",
                 )
             )
         is_best = note_validation_loss(progress, loss, self._config)
@@ -315,8 +321,9 @@ class Session:
             weights = model.state_dict()
             for name, tensor in weights.items():
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    where = f"step {progress.step} (learning rate {self._learning_rate():.3g})"
                     raise self._with_last_checkpoint(
-                        NonFiniteLossError(f"weight {name} is not finite at step {progress.step}")
+                        NonFiniteLossError(f"weight {name} is not finite at {where}", hint="lower train.optimizer.lr")
                     )
             path = write_checkpoint(
                 self._run.path,
@@ -362,6 +369,10 @@ class Session:
     def _epoch(self) -> float:
         progress = self._state.progress
         return round(progress.epoch + progress.batch_index / len(self._prepared.batches), 6)
+
+    def _learning_rate(self) -> float:
+        rate: float = self._state.optimizer.param_groups[0]["lr"]
+        return rate
 
     def _is_evaluation_due(self, spent: float) -> bool:
         if spent >= 1:

@@ -51,7 +51,7 @@ def test_s2_a_second_dash_is_refused(tiny: Tiny, seqkit: InProcess, extra: tuple
 
 def test_s3_a_terminal_is_not_waited_on(monkeypatch: pytest.MonkeyPatch) -> None:
     main, terminal = os.openpty()
-    with open(terminal) as stdin:
+    with Path(os.ttyname(terminal)).open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         with pytest.raises(UsageError, match="no input"), streams.open_input(None):
             pass

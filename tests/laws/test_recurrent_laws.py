@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seqkit.models.build import build_language_model
 from seqkit.models.dropout import SequenceDropout
 from seqkit.models.language_model import RecurrentLanguageModel
+from seqkit.models.recurrent import detach_state, reset_rows
 from seqkit.recipe.schema import LmModel
 
 CELLS: dict[str, dict[str, Any]] = {
@@ -132,6 +133,20 @@ def test_reordered_states_go_on_as_the_rows_they_came_from(variant: dict[str, An
         logits_1V, alone = model.step(alone, token_N[n : n + 1])
         torch.testing.assert_close(logits_1V[0], logits_NV[n])
         torch.testing.assert_close(alone, model.reorder(moved, torch.tensor([n])))
+
+
+@every_variant
+def test_reset_rows_begin_anew_and_the_others_go_on(variant: dict[str, Any]) -> None:
+    model, ids_BT = exact(variant), random_ids(B, T)
+    _, state = model(ids_BT)
+    mixed = reset_rows(detach_state(state), model.initial_state(None, B), torch.tensor([False, True, False]))
+    logits_BTV, _ = model(ids_BT, mixed)
+    torch.testing.assert_close(logits_BTV[[0, 2]], model(ids_BT, state)[0][[0, 2]])
+    torch.testing.assert_close(logits_BTV[1], model(ids_BT)[0][1])
+    logits_BTV.sum().backward()
+    if model.stack.initial is not None:
+        gradient = model.stack.initial.grad
+        assert gradient is not None and gradient.any(), "a learned state is trained by the rows that begin with it"
 
 
 @every_variant

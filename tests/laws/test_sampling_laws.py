@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from fake_models import MemoryModel, random_table
@@ -35,9 +37,9 @@ def draw(
 def chi_square(token_N: Tensor, probs: list[float]) -> float:
     """Pearson's statistic: Σ (observed - expected)² / expected."""
     assert set(token_N.tolist()) <= {token for token, p in enumerate(probs) if p > 0}
-    counts = torch.bincount(token_N, minlength=len(probs)).tolist()
+    counts: list[int] = torch.bincount(token_N, minlength=len(probs)).tolist()
     expected = [p * len(token_N) for p in probs]
-    return sum((o - e) ** 2 / e for o, e in zip(counts, expected, strict=True) if e > 0)
+    return math.fsum((o - e) ** 2 / e for o, e in zip(counts, expected, strict=True) if e > 0)
 
 
 @given(logit_rows, st.integers(0, 2**31))

@@ -1,4 +1,4 @@
-"""Budgets by steps, epochs and minutes, with a clock that the tests wind: when training stops, and the rate on the way."""
+"""Budgets by steps, epochs and minutes, by a clock that the tests wind: when training stops, and the rate till then."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def train(
     [
         ({"max_steps": 40}, Progress(step=10), 0.25),
         ({"max_epochs": 2}, Progress(epoch=1, batch_index=0), 0.5),
-        ({"max_epochs": 2.5}, Progress(epoch=1, batch_index=7), 0.8),
+        ({"max_epochs": 2.5}, Progress(epoch=1, batch_index=7), 0.6),
         ({"max_epochs": 0.5}, Progress(epoch=0, batch_index=7), 1.0),
         ({"max_minutes": 2}, Progress(elapsed=30.0), 0.25),
         ({"max_minutes": 0.5}, Progress(elapsed=45.0), 1.5),

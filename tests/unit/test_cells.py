@@ -89,7 +89,7 @@ def test_outputs_states_and_gradients_are_those_of_the_equations(
         loss = (outputs * weight_BTD).sum() + sum(
             (index + 1) * (tensor * weight_BD).sum() for index, layer in enumerate(states) for tensor in layer
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     torch.testing.assert_close(x_BTE.grad, reference_x_BTE.grad)
     torch.testing.assert_close(initial.grad, reference_initial.grad)
     for layer_weights, copied in zip(stack.layers, weights, strict=True):
@@ -163,9 +163,9 @@ def test_initialisation_is_as_the_table_says(cell: CellName) -> None:
         assert not layer.get_parameter("bias_hh_l0").any()
     stack.reset_parameters(recurrent_init="uniform")
     for layer in stack.layers:
-        U = layer.get_parameter("weight_hh_l0").detach()
-        assert U.abs().max() <= D**-0.5
-        assert not torch.allclose(U[:D] @ U[:D].T, torch.eye(D), atol=1e-2)
+        uniform = layer.get_parameter("weight_hh_l0").detach()
+        assert uniform.abs().max() <= D**-0.5
+        assert not torch.allclose(uniform[:D] @ uniform[:D].T, torch.eye(D), atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -43,9 +46,9 @@ def small_model(config: LmModel | None = None) -> RecurrentLanguageModel:
 @torch.no_grad()
 def naive_nats(model: RecurrentLanguageModel | MemoryModel, ids: list[int]) -> list[float]:
     """Of every token but the first: its negative log-probability after all the tokens before it, one by one."""
-    state = model.initial_state(None, 1)
+    state: Any = model.initial_state(None, 1)
     nats = []
-    for token, target in zip(ids, ids[1:], strict=False):
+    for token, target in pairwise(ids):
         logits_1V, state = model.step(state, torch.tensor([token]))
         nats.append(-float(logits_1V[0].double().log_softmax(-1)[target]))
     return nats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -24,7 +25,7 @@ def run(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
 
 def cut(text: str, places: list[int]) -> list[str]:
     marks = [0, *sorted(min(place, len(text)) for place in places), len(text)]
-    return [text[first:last] for first, last in zip(marks, marks[1:], strict=False)]
+    return [text[first:last] for first, last in pairwise(marks)]
 
 
 def test_example_in_docstrings() -> None:

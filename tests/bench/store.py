@@ -1,0 +1,225 @@
+"""Large corpora: how fast a token store is built, and whether memory stays flat as the text grows.
+
+The text is generated: the words of ``builtin:python-docs`` in ever new order. Everything is measured in processes
+of their own, once for the large text and once for one of 1 MB; the difference of their peaks is what the size of
+the text costs. Mapped file pages count as memory here, although the system may take them back at any time.
+MB are 10⁶ bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .sides import (
+    add_json_option,
+    call_in_new_process,
+    note,
+    peak_megabytes,
+    print_environment,
+    print_table,
+    show,
+    write_json,
+)
+
+_SEED = 1
+_SMALL_MB = 1.0
+_VALID_MB = 0.1
+_WORDS_IN_LINE = 12
+_MODULE = "tests.bench.store"
+
+_RECIPE = """\
+task: lm
+seed: 1
+data: {{train: {train}, valid: {valid}}}
+tokenizer: {{type: char}}
+model: {{type: lstm, d_model: 64}}
+train: {{max_steps: {steps}, threads: {threads}, batch_size: 32, sequence_length: 64, precision: fp32, sample_length: 0}}
+"""
+
+
+def generate_text(path: Path, megabytes: float, *, is_ascii: bool) -> None:
+    """Write a text of shuffled words, the same for the same size.
+
+    Args:
+        path: The file to write.
+        megabytes: Its size, to a line.
+        is_ascii: Leave out words with other characters, of which the corpus has a few in every block.
+    """
+    from seqkit.data.builtin import builtin_text
+
+    words = "".join(builtin_text("python-docs").blocks()).split()
+    if is_ascii:
+        words = [word for word in words if word.isascii()]
+    lines_of_words = len(words) // _WORDS_IN_LINE
+    pool = np.array(words, dtype=object)
+    generator = np.random.Generator(np.random.PCG64(_SEED))
+    num_bytes = 0
+    with path.open("wb") as file:
+        while True:
+            shuffled = pool[generator.permutation(len(pool))][: lines_of_words * _WORDS_IN_LINE]
+            lines = shuffled.reshape(lines_of_words, _WORDS_IN_LINE).tolist()
+            block = "".join([" ".join(line) + "\n" for line in lines]).encode("utf-8")
+            room = int(megabytes * 1e6) - num_bytes
+            if len(block) >= room:
+                file.write(block[: block.rfind(b"\n", 0, room) + 1])
+                return
+            num_bytes += file.write(block)
+
+
+def time_building(text: str, cache: str) -> dict[str, float]:
+    """Measure, fit and encode a text step by step in this process.
+
+    Returns:
+        Seconds of each step, bytes and characters of the text, and the peak memory.
+    """
+    from seqkit.data.readers import open_source
+    from seqkit.data.store import prepare_store
+    from seqkit.recipe.schema import CharTokenizer
+    from seqkit.tokenizers.registry import fit_tokenizer
+
+    source = open_source(text)
+    times = [time.perf_counter()]
+    stats = source.measure()
+    times.append(time.perf_counter())
+    tokenizer = fit_tokenizer(CharTokenizer(type="char"), source.blocks())
+    times.append(time.perf_counter())
+    prepare_store(source, tokenizer, cache_dir=Path(cache), stats=stats)
+    times.append(time.perf_counter())
+    seconds = dict(zip(("measure", "fit", "encode"), np.diff(times).tolist(), strict=True))
+    return {
+        **seconds,
+        "together": times[-1] - times[0],
+        "num_bytes": stats.num_bytes,
+        "num_chars": stats.num_chars,
+        **_peaks(),
+    }
+
+
+def time_corpora(text: str, cache: str) -> dict[str, float]:
+    """All that ``seqkit train`` does with a text before the first step, in this process: seconds and peak memory."""
+    from seqkit.data.store import prepare_text_corpora
+    from seqkit.recipe.schema import CharTokenizer, TextData
+
+    began = time.perf_counter()
+    prepare_text_corpora(TextData(train=text), CharTokenizer(type="char"), Path(cache))
+    return {"together": time.perf_counter() - began, **_peaks()}
+
+
+def train(recipe: str, folder: str) -> dict[str, Any]:
+    """``seqkit train`` in this process: seconds, tokens/s of its last report, and peak memory."""
+    from seqkit.cli.app import run
+    from seqkit.runs.metrics_log import read_metrics
+
+    run_dir = Path(folder) / "run"
+    began = time.perf_counter()
+    code = run(["train", recipe, "--run-dir", str(run_dir), "--cache-dir", str(Path(folder) / "cache"), "-q"])
+    seconds = time.perf_counter() - began
+    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["split"] == "train"]
+    return {
+        "exit_code": code,
+        "seconds": seconds,
+        "tokens_per_second": rows[-1]["tokens_per_second"],
+        **_peaks(),
+    }
+
+
+def _peaks() -> dict[str, float]:
+    """Peak memory in MB, by the kernel's own mark for this program, and as ``getrusage`` has it."""
+    return {
+        "peak_mb": peak_megabytes(),
+        "ru_maxrss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+    }
+
+
+def _in_fresh_folder(function: str, text: Path, work: Path) -> dict[str, Any]:
+    """``time_building`` or ``time_corpora`` in a new process with an empty cache, which is deleted afterwards."""
+    with tempfile.TemporaryDirectory(dir=work) as cache:
+        return call_in_new_process(_MODULE, function, str(text), cache)
+
+
+def _train_on(text: Path, valid: Path, steps: int, threads: int | None, work: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        recipe = Path(folder) / "recipe.yaml"
+        content = _RECIPE.format(
+            train=json.dumps(str(text)), valid=json.dumps(str(valid)), steps=steps, threads=threads or "null"
+        )
+        recipe.write_text(content, encoding="utf-8")
+        result = call_in_new_process(_MODULE, "train", str(recipe), folder)
+    if result["exit_code"]:
+        raise SystemExit(f"seqkit train ended with {result['exit_code']}")
+    return result
+
+
+def main() -> None:
+    """Generate, build, train, print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.store", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--mb", type=float, default=1000.0, help="size of the text (%(default)s)")
+    parser.add_argument("--ascii", action="store_true", help="leave out words with other characters")
+    parser.add_argument("--train", action="store_true", help="also train on it, and on 1 MB, and compare the memory")
+    parser.add_argument("--steps", type=int, default=50, help="of that training (%(default)s)")
+    parser.add_argument("--threads", type=int, help="for its arithmetic (one a core)")
+    parser.add_argument("--dir", type=Path, help="where to keep the text meanwhile; needs about three times --mb")
+    add_json_option(parser)
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="seqkit-bench-", dir=options.dir) as name:
+        work = Path(name)
+        texts = {"large": work / "large.txt", "small": work / "small.txt"}
+        note(f"generating {options.mb:g} MB")
+        generate_text(texts["large"], options.mb, is_ascii=options.ascii)
+        generate_text(texts["small"], _SMALL_MB, is_ascii=options.ascii)
+        valid = work / "valid.txt"
+        generate_text(valid, _VALID_MB, is_ascii=options.ascii)
+        for size, text in texts.items():
+            note(f"building from the {size} text")
+            results[f"steps_{size}"] = _in_fresh_folder("time_building", text, work)
+            results[f"corpora_{size}"] = _in_fresh_folder("time_corpora", text, work)
+            if options.train:
+                note(f"training on the {size} text")
+                results[f"train_{size}"] = _train_on(text, valid, options.steps, options.threads, work)
+    print_environment()
+    _print_results(results, has_training=options.train)
+    settings = {"mb": options.mb, "ascii": options.ascii, "steps": options.steps, "threads": options.threads}
+    write_json(options.json, "store", settings=settings, results=results)
+
+
+def _print_results(results: dict[str, Any], *, has_training: bool) -> None:
+    large = results["steps_large"]
+    megabytes = large["num_bytes"] / 1e6
+    print(f"char tokenizer, {megabytes:,.0f} MB, {large['num_chars']:,} characters")
+    names = {
+        "measure": "measure and hash",
+        "fit": "fit the tokenizer",
+        "encode": "encode and write",
+        "together": "all three",
+    }
+    rows = [[shown, show(large[key]), show(megabytes / large[key])] for key, shown in names.items()]
+    whole = results["corpora_large"]["together"]
+    rows.append(["train's whole preparation (last 10 % held out)", show(whole), show(megabytes / whole)])
+    print_table(["step", "seconds", "MB/s"], rows)
+    kinds = {"steps": "all three steps", "corpora": "train's whole preparation"}
+    if has_training:
+        kinds["train"] = "seqkit train"
+    rows = []
+    for kind, shown in kinds.items():
+        peaks = [results[f"{kind}_{size}"]["peak_mb"] for size in ("large", "small")]
+        rows.append([shown, *map(show, peaks), show(peaks[0] - peaks[1])])
+    print()
+    print_table(["peak memory, MB", f"{megabytes:,.0f} MB text", "1 MB text", "difference"], rows)
+    if has_training:
+        rates = ", ".join(
+            f"{size} text {show(results[f'train_{size}']['tokens_per_second'])}" for size in ("large", "small")
+        )
+        print(f"training, characters/s: {rates}")
+
+
+if __name__ == "__main__":
+    main()
