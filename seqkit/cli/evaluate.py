@@ -194,8 +194,9 @@ def _lines(loaded: LoadedLm, data: list[str], split: Split | None) -> Iterator[t
     if not data and split is None and stdin_is_piped():
         data = ["-"]
     if not data:
-        part = (split or Split.valid).value
-        return _encoded(loaded, lines_of(split_blocks(loaded.recipe.data, part, loaded.tokenizer)), part)
+        part = split or Split.valid
+        blocks = split_blocks(loaded.recipe.data, part.value, loaded.tokenizer)
+        return _encoded(loaded, lines_of(blocks), part.value)
     sources = [None if name == "-" else open_source(name) for name in data]
     return chain.from_iterable(
         _encoded(loaded, iter_lines(sys.stdin.buffer, "<stdin>"), "<stdin>")
@@ -219,7 +220,12 @@ def _encoded(loaded: LoadedLm, lines: Iterator[str], name: str) -> Iterator[tupl
 
 
 def _score_lines(
-    loaded: LoadedLm, lines: Iterator[tuple[str, list[int]]], batch_size: int, device: torch.device, *, json_output: bool
+    loaded: LoadedLm,
+    lines: Iterator[tuple[str, list[int]]],
+    batch_size: int,
+    device: torch.device,
+    *,
+    json_output: bool,
 ) -> None:
     """Print one result a line, in order, as soon as its batch is done."""
     from seqkit.decoding.scoring import score_lines

@@ -227,7 +227,6 @@ def _train(
             run,
             stop=signals.received,
             how_to_resume=how_to_resume,
-            scores=checkpoint.facts.get("scores") if checkpoint is not None else None,
         )
         with signals.deferred(), TrainingDisplay(prepared.unit) as display:
             for event in session.events():

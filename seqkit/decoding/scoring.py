@@ -5,6 +5,7 @@ Legend: B rows, T time, V vocabulary. All sums are in nats (natural logarithm).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ def score_stream(
     num_columns: int = 1,
     burn_in: int = 0,
     chunk: int | None = None,
+    on_part: Callable[[], None] | None = None,
 ) -> ScoreSum:
     """Score every token of a stream but the first, with the state carried from token to token.
 
@@ -54,6 +56,7 @@ def score_stream(
         num_columns: Columns.
         burn_in: Tokens of context for each column.
         chunk: Steps to run at once; ``None``: what fits in memory. Changes nothing beyond rounding.
+        on_part: Called between two parts; may raise to stop.
 
     Returns:
         The sum over N - 1 tokens.
@@ -71,6 +74,8 @@ def score_stream(
     total = torch.zeros((), dtype=torch.float64, device=device)
     count = 0
     for offset in range(0, total_steps, chunk):
+        if on_part is not None:
+            on_part()
         width = min(chunk, total_steps - offset)
         position_BT = begins[:, None] + offset + np.arange(width)
         is_scored_BT = (position_BT >= firsts[:, None]) & (position_BT < ends[:, None])

@@ -5,7 +5,7 @@ Legend: B columns or windows, T time, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class PreparedLm:
         nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="sum")
         return LossSum(nats, targets_BT.numel(), carry=detach_state(state))
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, on_part: Callable[[], None]) -> dict[str, float]:
         """Scores on the whole validation set, state carried, in warmed-up columns."""
         assert isinstance(model, RecurrentLanguageModel)
         store = self.corpora.valid
@@ -100,6 +100,7 @@ class PreparedLm:
             vocab_size=model.vocab_size,
             num_columns=_VALIDATION_COLUMNS,
             burn_in=_VALIDATION_BURN_IN,
+            on_part=on_part,
         )
         score = store_score(total, store, self.corpora.tokenizer)
         return {key: value for key, value in score.as_dict().items() if not key.startswith("num_")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import nn
@@ -44,8 +44,11 @@ class Prepared(Protocol):
         """The loss of one batch over real tokens, as sum and count."""
         ...
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Scores on the validation set; ``loss`` (nats per token) decides which checkpoint is best."""
+    def evaluate(self, model: nn.Module, on_part: Callable[[], None]) -> dict[str, float]:
+        """Scores on the validation set; ``loss`` (nats per token) decides which checkpoint is best.
+
+        Calls ``on_part`` every second or so; it may raise to leave the evaluation.
+        """
         ...
 
     def show_sample(self, model: nn.Module, length: int) -> str:

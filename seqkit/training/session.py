@@ -9,7 +9,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,10 @@ class Saved:
     path: Path
 
 
+class _EvaluationAbandonedError(Exception):
+    """A signal came during an evaluation."""
+
+
 Event = Ticked | Reported | Evaluated | Saved
 
 
@@ -147,7 +151,6 @@ class Session:
         run: The run folder; locked by the caller.
         stop: Tells the number of the signal that asked us to stop, if one did; asked after every step.
         how_to_resume: The hint shown when stopped.
-        scores: Of the last evaluation before this session; they stand if no other is due.
         clock: Seconds, monotonic.
     """
 
@@ -161,7 +164,6 @@ class Session:
         *,
         stop: Callable[[], int | None],
         how_to_resume: str,
-        scores: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prepared = prepared
@@ -175,7 +177,6 @@ class Session:
         self._clock = clock
         self._device = next(state.model.parameters()).device
         self._saved_step: int | None = None
-        self._scores = dict(scores or {})
 
     def events(self) -> Iterator[Event]:
         """Train, evaluate and save, yielding what happens.
@@ -199,7 +200,7 @@ class Session:
             "num_tokens": progress.num_tokens,
             "best_loss": progress.best_loss,
             "best_step": progress.best_step,
-            **{f"valid_{key}": value for key, value in self._scores.items()},
+            **{f"valid_{key}": value for key, value in progress.scores.items()},
         }
 
     def _events(self, metrics: MetricsLog) -> Iterator[Event]:
@@ -207,16 +208,19 @@ class Session:
         if self._has_stalled():
             # Early stopping had ended the run when a signal came; without it, nothing more would have been trained.
             return
+        if progress.owes_evaluation:
+            # A signal had come while it ran; until it is done, training must not go on.
+            yield from self._settle(metrics, self._spent())
         last_report = self._clock()
         tokens_since = 0
         steps = train_steps(self._state, self._prepared.batches, self._prepared.loss, config, clock=self._clock)
-        while True:
+        while not self._has_stalled():
             try:
                 result = next(steps, None)
             except NonFiniteLossError as error:
                 raise self._with_last_checkpoint(error) from None
             if result is None:
-                break
+                return
             tokens_since += result.num_tokens
             spent = self._spent()
             loss = result.nats / result.num_tokens
@@ -232,25 +236,29 @@ class Session:
                 rate = tokens_since / max(now - last_report, 1e-9)
                 last_report, tokens_since = now, 0
                 yield self._report(metrics, result.learning_rate, result.grad_norm, rate, spent)
-            stop_early = False
-            if self._is_evaluation_due(spent):
-                began = self._clock()
-                event = self._evaluate(metrics)
-                last_report += self._clock() - began
-                yield event
-                stop_early = self._has_stalled()
-            signal_number = self._stop()
-            if self._is_save_due() or stop_early or spent >= 1 or signal_number is not None:
-                yield self._save()
-            if signal_number is not None:
-                raise InterruptedRunError(
-                    f"stopped by a signal; saved step {progress.step:,}",
-                    signal_number=signal_number,
-                    hint=self._how_to_resume,
-                )
-            if stop_early:
-                logger.info("stopping early: no improvement in %d evaluations", progress.num_without_improvement)
-                break
+            progress.owes_evaluation = self._is_evaluation_due(spent)
+            began = self._clock()
+            yield from self._settle(metrics, spent)
+            last_report += self._clock() - began
+        logger.info("stopping early: no improvement in %d evaluations", progress.num_without_improvement)
+
+    def _settle(self, metrics: MetricsLog, spent: float) -> Iterator[Event]:
+        """What is due between two steps: evaluation, a checkpoint, the end of a run that a signal stops."""
+        progress = self._state.progress
+        if progress.owes_evaluation:
+            try:
+                yield self._evaluate(metrics)
+            except _EvaluationAbandonedError:
+                logger.info("left the evaluation; it is made up when the run goes on")
+        signal_number = self._stop()
+        if self._is_save_due() or self._has_stalled() or spent >= 1 or signal_number is not None:
+            yield self._save()
+        if signal_number is not None:
+            raise InterruptedRunError(
+                f"stopped by a signal; saved step {progress.step:,}",
+                signal_number=signal_number,
+                hint=self._how_to_resume,
+            )
 
     def _report(
         self, metrics: MetricsLog, learning_rate: float, grad_norm: float | None, rate: float, spent: float
@@ -286,14 +294,17 @@ class Session:
         precision: Precision = self._state.precision  # type: ignore[assignment]
         began = self._clock()
         model.eval()
-        with self._saved_weights():
-            with autocast(precision, self._device):
-                self._scores = self._prepared.evaluate(model)
-            sample = None
-            if self._config.sample_length:
-                sample = self._prepared.show_sample(model, self._config.sample_length)
-        model.train()
-        loss = self._scores["loss"]
+        try:
+            with self._saved_weights():
+                with autocast(precision, self._device):
+                    scores = self._prepared.evaluate(model, self._leave_if_stopped)
+                sample = None
+                if self._config.sample_length:
+                    sample = self._prepared.show_sample(model, self._config.sample_length)
+        finally:
+            model.train()
+        self._state.progress.scores = scores
+        loss = scores["loss"]
         if not math.isfinite(loss):
             raise self._with_last_checkpoint(
                 NonFiniteLossError(
@@ -302,17 +313,23 @@ class Session:
                 )
             )
         is_best = note_validation_loss(progress, loss, self._config)
+        progress.owes_evaluation = False
         progress.evaluated_step = progress.step
         progress.evaluated_tenths = int(10 * self._spent())
         metrics.report(
             step=progress.step,
             epoch=self._epoch(),
             split="valid",
-            **self._scores,
+            **scores,
             elapsed=progress.elapsed,
             seconds=self._clock() - began,
         )
-        return Evaluated(step=progress.step, scores=self._scores, is_best=is_best, sample=sample, spent=self._spent())
+        return Evaluated(step=progress.step, scores=scores, is_best=is_best, sample=sample, spent=self._spent())
+
+    def _leave_if_stopped(self) -> None:
+        """Between two parts of an evaluation: a long one must not keep a signal waiting."""
+        if self._stop() is not None:
+            raise _EvaluationAbandonedError
 
     def _save(self) -> Saved:
         progress, model = self._state.progress, self._state.model
@@ -354,7 +371,7 @@ class Session:
             "num_parameters": count_parameters(self._state.model),
             "precision": self._state.precision,
             "is_averaged": self._state.average is not None,
-            "scores": self._scores if progress.evaluated_step == progress.step else {},
+            "scores": progress.scores if progress.evaluated_step == progress.step else {},
             "versions": {
                 "seqkit": seqkit.__version__,
                 "python": platform.python_version(),

@@ -31,10 +31,14 @@ class Progress:
     """Tokens since the last report."""
     num_skipped: int = 0
     """Steps whose fp16 gradients overflowed, so that no update was made."""
+    owes_evaluation: bool = False
+    """An evaluation is due after this step and not done yet: a signal came while it ran."""
     evaluated_tenths: int = 0
     """Tenths of the budget after which an evaluation was made (without ``evaluate_every``)."""
     evaluated_step: int = 0
     """The step of the last evaluation."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Of the last evaluation."""
     best_loss: float | None = None
     """Lowest validation loss so far, nats per token."""
     best_step: int | None = None

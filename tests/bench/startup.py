@@ -35,7 +35,7 @@ _NUM_PACKAGES = 8
 PHASES = {
     "interpreter": "Python itself, and this benchmark's modules",
     "command tree": "seqkit's commands, typer",
-    "import torch": "",
+    "import torch": "and what it imports",
     "import models": "the rest that sample imports",
     "load": "recipe, tokenizer, weights",
     "first token": "one step of the model, one draw",
@@ -116,10 +116,19 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
 
 
-def _print_phases(phases: Sequence[Series]) -> None:
-    print("\nseqkit sample --length 1, from the inside:")
-    rows = [[phase.name, show(phase.median), PHASES[phase.name]] for phase in phases]
-    print_table(["phase", "seconds", ""], [*rows, ["together", show(sum(phase.median for phase in phases)), ""]])
+def _print_phases(phases: Sequence[Series], whole: Series) -> None:
+    """The phases, and what the whole command takes beyond them."""
+    rows = [[f"{phase.name}: {PHASES[phase.name]}", show(phase.median)] for phase in phases]
+    rest = whole.median - sum(phase.median for phase in phases)
+    print(f"\n{whole.name}, where the time goes:")
+    print_table(
+        ["phase", "seconds"],
+        [
+            *rows,
+            ["rest: options, finding the model, the end of the process", show(rest)],
+            ["whole", show(whole.median)],
+        ],
+    )
 
 
 def _print_imports(packages: dict[str, float]) -> None:
@@ -167,7 +176,7 @@ def main() -> None:
     print_series(sides)
     for command, is_imported in torch_imported.items():
         print(f"seqkit {command}: torch {'is' if is_imported else 'is not'} imported")
-    _print_phases(phases)
+    _print_phases(phases, sides[-1])
     _print_imports(packages)
     write_json(
         options.json,

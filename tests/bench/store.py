@@ -41,7 +41,7 @@ seed: 1
 data: {{train: {train}, valid: {valid}}}
 tokenizer: {{type: char}}
 model: {{type: lstm, d_model: 64}}
-train: {{max_steps: {steps}, threads: {threads}, batch_size: 32, sequence_length: 64, precision: fp32, sample_length: 0}}
+train: {{max_steps: {steps}, batch_size: 32, sequence_length: 64, precision: fp32, threads: {threads}}}
 """
 
 
@@ -58,14 +58,14 @@ def generate_text(path: Path, megabytes: float, *, is_ascii: bool) -> None:
     words = "".join(builtin_text("python-docs").blocks()).split()
     if is_ascii:
         words = [word for word in words if word.isascii()]
-    lines_of_words = len(words) // _WORDS_IN_LINE
+    num_lines = len(words) // _WORDS_IN_LINE
     pool = np.array(words, dtype=object)
     generator = np.random.Generator(np.random.PCG64(_SEED))
     num_bytes = 0
     with path.open("wb") as file:
         while True:
-            shuffled = pool[generator.permutation(len(pool))][: lines_of_words * _WORDS_IN_LINE]
-            lines = shuffled.reshape(lines_of_words, _WORDS_IN_LINE).tolist()
+            shuffled = pool[generator.permutation(len(pool))][: num_lines * _WORDS_IN_LINE]
+            lines = shuffled.reshape(num_lines, _WORDS_IN_LINE).tolist()
             block = "".join([" ".join(line) + "\n" for line in lines]).encode("utf-8")
             room = int(megabytes * 1e6) - num_bytes
             if len(block) >= room:

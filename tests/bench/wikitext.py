@@ -24,13 +24,14 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqkit.data.store import TokenStore, prepare_split
+from seqkit.decoding.model import SequenceModel
 from seqkit.decoding.scoring import score_stream
 from seqkit.recipe.loading import load_recipe
 from seqkit.runs.metrics_log import read_metrics
@@ -96,7 +97,7 @@ class Outcome:
     setup_seconds: float = 0.0
     """Before the first step: not part of the budget."""
     validations: list[dict[str, float]] = field(default_factory=list)
-    """Seconds since training began, and the loss that this side measured then."""
+    """Seconds since training began, and the loss that this side measured then; the ones after the budget too."""
     perplexity: dict[str, float] = field(default_factory=dict)
     """By split, of the best model, whole and with the state carried."""
     settings: str = ""
@@ -154,13 +155,14 @@ def train_plain(
     best_loss = math.inf
     best_weights: dict[str, Tensor] = {}
     state: LstmState | None = None
-    position = 0
+    position = validated_step = 0
     began = time.monotonic()
     last_validation = began
 
     def take_validation() -> bool:
         """Measure; keep the weights if they are the best; return whether they are."""
-        nonlocal best_loss, best_weights
+        nonlocal best_loss, best_weights, validated_step
+        validated_step = outcome.steps
         loss = validate(model, valid_ids)
         outcome.validations.append({"elapsed": time.monotonic() - began, "loss": loss})
         note(f"plain loop: {time.monotonic() - began:.0f} s, step {outcome.steps:,}, valid {loss:.4f} nats")
@@ -197,7 +199,8 @@ def train_plain(
             outcome.valid_seconds += last_validation - now
     ended = time.monotonic()
     outcome.seconds = ended - began
-    take_validation()
+    if outcome.steps > validated_step:
+        take_validation()
     outcome.valid_seconds_after = time.monotonic() - ended
     model.load_state_dict(best_weights)
     return model, outcome
@@ -206,7 +209,9 @@ def train_plain(
 @torch.inference_mode()
 def score_plain(model: PlainModel, store: TokenStore, vocab_size: int) -> float:
     """Perplexity of the whole store as one stream."""
-    total = score_stream(BatchFirst(model).eval(), store.ids, device=torch.device("cpu"), vocab_size=vocab_size)
+    # Scoring calls a model and no more; the plain one has no other of its methods.
+    scored = cast(SequenceModel, BatchFirst(model).eval())
+    total = score_stream(scored, store.ids, device=torch.device("cpu"), vocab_size=vocab_size)
     return math.exp(total.nats / total.num_tokens)
 
 
@@ -335,7 +340,7 @@ def _print_outcomes(outcomes: dict[str, Outcome], splits: list[str], vocab_size:
             f"{outcome.steps:,}",
             f"{outcome.num_tokens:,}",
             f"{outcome.seconds:.1f}",
-            f"{outcome.valid_seconds:.1f} ({len(outcome.validations) - 1})",
+            f"{outcome.valid_seconds:.1f}",
             f"{outcome.valid_seconds_after:.1f}",
         ]
         for side, outcome in outcomes.items()

@@ -143,7 +143,7 @@ def train_in(
 def test_t3_a_terminal_gets_a_live_bar_and_stdout_only_the_folder(
     fork_server: ForkServer, tiny: Tiny, tmp_path: Path
 ) -> None:
-    done = train_in(fork_server, tiny, tmp_path, "--set", "train.max_steps=400", terminal=True)
+    done = train_in(fork_server, tiny, tmp_path, "--set", "train.max_steps=150", terminal=True)
     assert done.code == 0, done.err
     assert "\033[?25l" in done.err and "\033[?25h" in done.err, "the cursor is hidden and shown again"
     assert "━" in done.err and re.search(r"step \d+", done.err) and "left" in done.err
@@ -184,7 +184,7 @@ def test_t3_log_every_can_be_a_flag(tiny: Tiny, seqkit: InProcess) -> None:
 def test_t4_a_bar_without_colours(
     fork_server: ForkServer, tiny: Tiny, tmp_path: Path, words: list[str], env: dict[str, str]
 ) -> None:
-    done = train_in(fork_server, tiny, tmp_path, *words, "--set", "train.max_steps=200", env=env, terminal=True)
+    done = train_in(fork_server, tiny, tmp_path, *words, "--set", "train.max_steps=40", env=env, terminal=True)
     assert done.code == 0 and re.findall(r"\033\[[0-9;]*m", done.err) == []
 
 
