@@ -176,7 +176,9 @@ def _report_os_error(error: OSError) -> int:
     if what is None:
         return _report_unexpected(error)
     where = f"{error.filename}: " if error.filename else ""
-    console.report_error([f"{where}{what}"], hint=None, exit_code=1)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "free some space; a training goes on with --run-dir and --resume" if is_full else None
+    console.report_error([f"{where}{what}"], hint=hint, exit_code=1)
     _show_traceback_if_verbose()
     return 1
 

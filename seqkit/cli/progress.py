@@ -31,6 +31,8 @@ class TrainingDisplay:
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
+        # The live line must fit in 80 columns.
+        self._short_unit = "char" if unit == "character" else unit
         self._progress: Progress | None = None
         self._loss: float | None = None
         self._valid: float | None = None
@@ -85,7 +87,7 @@ class TrainingDisplay:
             parts.append(f"valid {self._valid:.3f}")
         parts[-1] += " nats"
         if self._rate is not None:
-            parts.append(f"{format_rate(self._rate)} {self._unit}s/s")
+            parts.append(f"{format_rate(self._rate)} {self._short_unit}s/s")
         if event.spent > 0:
             parts.append(f"{format_seconds(event.elapsed * (1 - event.spent) / event.spent)} left")
         self._progress.update(self._progress.task_ids[0], completed=_TOTAL * event.spent, description="  ".join(parts))
@@ -102,7 +104,7 @@ class TrainingDisplay:
             event.loss,
             event.learning_rate,
             format_rate(event.tokens_per_second),
-            self._unit,
+            self._short_unit,
             extra={"event": "step", "fields": fields},
         )
 

@@ -146,6 +146,8 @@ def test_t3_a_terminal_gets_a_live_bar_and_stdout_only_the_folder(
     done = train_in(fork_server, tiny, tmp_path, "--set", "train.max_steps=150", terminal=True)
     assert done.code == 0, done.err
     assert "\033[?25l" in done.err and "\033[?25h" in done.err, "the cursor is hidden and shown again"
+    frames = re.split(r"[\r\n]|\033\[2K", re.sub(r"\033\[[0-9;]*m", "", done.err))
+    assert max(len(frame) for frame in frames if "━" in frame) <= 80
     assert "━" in done.err and re.search(r"step \d+", done.err) and "left" in done.err
     assert done.out.count("\n") == 1 and (Path(done.out.rstrip("\n")) / "run.json").is_file()
 
