@@ -11,10 +11,10 @@ def be_a_good_neighbour() -> None:
     """Let idle OpenMP threads sleep soon instead of spinning; must run before torch is loaded.
 
     By default libgomp's threads spin for milliseconds at every barrier. Beside another busy process on the same cores
-    that made training seven times slower; alone it gains nothing. A user's own setting wins.
+    that made training several times slower; alone it gains nothing. A user's own setting wins.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def main() -> NoReturn:
