@@ -13,6 +13,7 @@ import typer
 
 from seqkit.cli.command import Json, command, show_examples
 from seqkit.cli.streams import write_result
+from seqkit.cli.wording import format_seconds
 from seqkit.errors import UsageError
 from seqkit.runs import step_folders
 from seqkit.runs.folder import RESOLVED_NAME
@@ -145,22 +146,11 @@ def _summary_cells(summary: RunSummary) -> tuple[str, ...]:
         summary.task or "-",
         summary.model or "-",
         (summary.start or "-")[:19].replace("T", " "),
-        "-" if summary.seconds is None else format_duration(summary.seconds),
+        "-" if summary.seconds is None else format_seconds(summary.seconds),
         "-" if summary.step is None else f"{summary.step:,}",
         best,
         summary.status,
     )
-
-
-def format_duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> format_duration(180.4), format_duration(3725)
-    ('3:00', '1:02:05')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -15,8 +15,9 @@ import typer
 from seqkit.cli import console, signals
 from seqkit.cli.command import Json, command
 from seqkit.cli.completion import complete_override_key, complete_recipe
-from seqkit.cli.progress import EncodingLog, TrainingDisplay, format_seconds
+from seqkit.cli.progress import EncodingLog, TrainingDisplay
 from seqkit.cli.streams import write_result
+from seqkit.cli.wording import format_seconds
 from seqkit.errors import MissingDataError, RecipeError, UsageError
 
 if TYPE_CHECKING:

@@ -36,6 +36,7 @@ def build_language_model(config: LmModel, vocab_size: int) -> RecurrentLanguageM
         stack,
         embedding_size=embedding_size,
         dropout=config.dropout,
+        embedding_dropout=config.dropout if config.embedding_dropout is None else config.embedding_dropout,
         is_variational=config.variational_dropout,
         ties_embeddings=config.tie_embeddings,
     )

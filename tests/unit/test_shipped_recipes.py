@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from commandline import InProcess
 
-import seqkit
 from seqkit.recipe.library import MODELINE, find_shipped, shipped_recipes
 from seqkit.recipe.loading import load_recipe, resolve_recipe_text
 
-FOLDER = Path(seqkit.__file__).parents[1] / "recipes"
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 FILES = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".yaml", ".yml"))
 
 
@@ -55,3 +55,35 @@ def test_it_is_found_by_name(path: Path) -> None:
         assert found is not None
         assert found.name == name
         assert found.description
+
+
+TINY = (
+    "model.num_layers=1",
+    "model.d_model=6",
+    "train.max_minutes=null",
+    "train.max_epochs=null",
+    "train.max_steps=1",
+    "train.batch_size=2",
+    "train.sequence_length=2",
+    "train.precision=fp32",
+    "data.valid_fraction=null",
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_completes_one_tiny_step(
+    path: Path, seqkit: InProcess, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "catalog:" in path.read_text(encoding="utf-8"):
+        monkeypatch.setenv("SEQKIT_DATA_DIR", str(request.getfixturevalue("data_dir")))
+    changes = [*TINY]
+    if path.stem == "hello":
+        changes = [change.replace("batch_size=2", "batch_size=1") for change in changes if "fraction" not in change]
+    else:
+        valid = tmp_path / "valid.txt"
+        valid.write_text("some words to predict\n" * 5, encoding="utf-8")
+        changes.append(f"data.valid={valid}")
+    done = seqkit("train", path, *(f"--set={change}" for change in changes))
+    assert done.code == 0, done.err
+    run = Path(done.out.strip())
+    assert '"status": "completed"' in (run / "run.json").read_text(encoding="utf-8")
