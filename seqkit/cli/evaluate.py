@@ -124,8 +124,9 @@ def register(app: typer.Typer) -> None:
 
 def _open_store(loaded: LoadedLm, data: list[str], split: Split, cache: Path, stack: ExitStack) -> TokenStore:
     """Encode the text to score: named sources, stdin (through a temporary file), or a part of the recipe's data."""
+    from seqkit.data.corpora import prepare_split
     from seqkit.data.readers import open_source
-    from seqkit.data.store import prepare_split, prepare_store
+    from seqkit.data.store import prepare_store
 
     if not data:
         return prepare_split(loaded.recipe.data, split.value, loaded.tokenizer, cache)
@@ -188,8 +189,8 @@ def _report(loaded: LoadedLm, store: TokenStore, options: LmEvaluateOptions, nam
 
 def _lines(loaded: LoadedLm, data: list[str], split: Split | None) -> Iterator[tuple[str, list[int]]]:
     """The lines to score and their tokens: stdin's, the named sources', or those of a part of the recipe's data."""
+    from seqkit.data.corpora import split_blocks
     from seqkit.data.readers import iter_lines, lines_of, open_source
-    from seqkit.data.store import split_blocks
 
     if not data and split is None and stdin_is_piped():
         data = ["-"]

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, WindowBatches
-from seqkit.data.store import LmCorpora, ProgressCallback, TokenStore, prepare_text_corpora
+from seqkit.data.corpora import LmCorpora, prepare_text_corpora
+from seqkit.data.store import ProgressCallback, TokenStore
 from seqkit.decoding.sampling import SamplingRule, generate, row_generators
 from seqkit.decoding.scoring import ScoreSum, score_stream
 from seqkit.errors import DataError

@@ -105,7 +105,7 @@ def time_building(text: str, cache: str) -> dict[str, float]:
 
 def time_corpora(text: str, cache: str) -> dict[str, float]:
     """All that ``seqkit train`` does with a text before the first step, in this process: seconds and peak memory."""
-    from seqkit.data.store import prepare_text_corpora
+    from seqkit.data.corpora import prepare_text_corpora
     from seqkit.recipe.schema import CharTokenizer, TextData
 
     began = time.perf_counter()

@@ -30,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqkit.data.store import TokenStore, prepare_split
+from seqkit.data.corpora import prepare_split
+from seqkit.data.store import TokenStore
 from seqkit.decoding.model import SequenceModel
 from seqkit.decoding.scoring import score_stream
 from seqkit.recipe.loading import load_recipe

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqkit.data import readers, store
+from seqkit.data import corpora, readers, store
+from seqkit.data.corpora import prepare_split, prepare_text_corpora
 from seqkit.data.readers import open_source
-from seqkit.data.store import TokenStore, prepare_split, prepare_store, prepare_text_corpora
+from seqkit.data.store import TokenStore, prepare_store
 from seqkit.errors import DataError
 from seqkit.recipe import schema
 from seqkit.tokenizers.byte import ByteTokenizer
@@ -298,7 +299,7 @@ def test_the_fitted_tokenizer_is_kept(text_file: Path, cache: Path, monkeypatch:
     assert prepare_text_corpora(data, limited, cache).tokenizer.vocab_size == 3
     kept = sorted((cache / "tokenizers").iterdir())
     assert len(kept) == 2
-    monkeypatch.setattr(store, "fit_tokenizer", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(corpora, "fit_tokenizer", lambda *_: pytest.fail("fitted again"))
     assert prepare_text_corpora(data, WORD, cache).tokenizer.to_json() == first.to_json()
     monkeypatch.undo()
     for path in kept:
@@ -325,7 +326,7 @@ FLAT_MEMORY = """
     import resource, sys
     from pathlib import Path
     from seqkit.data.readers import open_source
-    from seqkit.data.store import prepare_text_corpora
+    from seqkit.data.corpora import prepare_text_corpora
     from seqkit.recipe import schema
 
     path, cache, kind = sys.argv[1:]

@@ -1,0 +1,189 @@
+"""The corpora of a recipe: its text divided into parts, its tokenizer fitted on the training part, both kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from seqkit.data.readers import TextSource, TextStats, open_source
+from seqkit.data.store import ProgressCallback, Stretch, TokenStore, cannot_write, prepare_stretch, stretch_key
+from seqkit.errors import CheckpointError, DataError, MissingDataError
+from seqkit.recipe import schema
+from seqkit.tokenizers.base import Tokenizer
+from seqkit.tokenizers.registry import fit_tokenizer, is_line_based, load_tokenizer, save_tokenizer
+
+Split = Literal["train", "valid", "test"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmCorpora:
+    """What a language model trains on and is measured on."""
+
+    tokenizer: Tokenizer
+    train: TokenStore
+    valid: TokenStore
+    train_stats: TextStats
+    """Of the whole text that ``train`` is part of."""
+    valid_stats: TextStats
+    """Of the whole text that ``valid`` is part of; the same one where a fraction is held out."""
+
+
+def prepare_text_corpora(
+    data: schema.TextData,
+    tokenizer: schema.TokenizerConfig | Tokenizer,
+    cache_dir: Path,
+    *,
+    on_progress: ProgressCallback | None = None,
+) -> LmCorpora:
+    """Read, divide and encode the training and validation text of a language model.
+
+    Args:
+        data: Where the text is. Of ``valid_fraction`` f, the last of the N characters are held out, from
+            character int(N · (1 - f)) on; for a tokenizer of lines from the first line that begins there or later.
+        tokenizer: A config, to fit on the training part; or a fitted tokenizer (resume).
+        cache_dir: Folder of the cache; made if missing.
+        on_progress: Told the bytes encoded, of the training part and then, from 0 again, of the validation part.
+
+    Returns:
+        The tokenizer and the two stores.
+
+    Raises:
+        MissingDataError: A text does not exist.
+        DataError: A text is empty, not UTF-8, too short to divide or not encodable, or the cache cannot be
+            written.
+    """
+    train, valid = _divide(data, _line_based(tokenizer))
+    fitted = _fitted(tokenizer, train, cache_dir)
+    return LmCorpora(
+        tokenizer=fitted,
+        train=prepare_stretch(train, fitted, cache_dir, on_progress),
+        valid=prepare_stretch(valid, fitted, cache_dir, on_progress),
+        train_stats=train.stats,
+        valid_stats=valid.stats,
+    )
+
+
+def prepare_split(
+    data: schema.TextData,
+    split: Split,
+    tokenizer: Tokenizer,
+    cache_dir: Path,
+    *,
+    on_progress: ProgressCallback | None = None,
+) -> TokenStore:
+    """Encode one split of a recipe's data, as ``seqkit evaluate`` needs it; the others are not encoded.
+
+    Args:
+        data: Where the text is, divided as ``prepare_text_corpora`` does.
+        split: Which part.
+        tokenizer: The model's tokenizer.
+        cache_dir: Folder of the cache; made if missing.
+        on_progress: Told the bytes encoded.
+
+    Returns:
+        The store.
+
+    Raises:
+        MissingDataError: The text does not exist, or the recipe names no test text.
+        DataError: As ``prepare_text_corpora``.
+    """
+    stretch = _stretch_of(data, split, tokenizer.line_based)
+    return prepare_stretch(stretch, tokenizer, cache_dir, on_progress)
+
+
+def split_blocks(data: schema.TextData, split: Split, tokenizer: Tokenizer) -> Iterator[str]:
+    """The text of one split of a recipe's data, divided as :func:`prepare_split` does.
+
+    Raises:
+        MissingDataError: The text does not exist.
+        DataError: The recipe names no test text, or the text cannot be read.
+    """
+    yield from _stretch_of(data, split, tokenizer.line_based).blocks()
+
+
+def _stretch_of(data: schema.TextData, split: Split, line_based: bool) -> Stretch:
+    if split == "test":
+        if data.test is None:
+            raise MissingDataError("the recipe names no test text (data.test)")
+        stretch = _whole(open_source(data.test))
+    elif split == "valid" and data.valid is not None:
+        stretch = _whole(open_source(data.valid))
+    else:
+        train, valid = _divide(data, line_based)
+        stretch = train if split == "train" else valid
+    return stretch
+
+
+def _divide(data: schema.TextData, line_based: bool) -> tuple[Stretch, Stretch]:
+    """The training and the validation stretch."""
+    source = open_source(data.train)
+    if data.valid is not None:
+        valid_source = open_source(data.valid)
+        return _whole(source), _whole(valid_source)
+    assert data.valid_fraction is not None
+    stats = source.measure()
+    split = int(stats.num_chars * (1 - data.valid_fraction))
+    if line_based:
+        split = _line_start(source, split, stats.num_chars)
+    if not 0 < split < stats.num_chars:
+        unit = "line" if line_based else "character"
+        raise DataError(
+            f"valid_fraction {data.valid_fraction:g} of its {stats.num_chars:,} characters leaves no {unit} "
+            f"for {'validation' if split else 'training'}",
+            path=source.name,
+            hint="change data.valid_fraction, or name a validation text in data.valid",
+        )
+    return (
+        Stretch(source=source, stats=stats, start=0, end=split),
+        Stretch(source=source, stats=stats, start=split, end=stats.num_chars),
+    )
+
+
+def _whole(source: TextSource) -> Stretch:
+    """All of a text."""
+    stats = source.measure()
+    return Stretch(source=source, stats=stats, start=0, end=stats.num_chars)
+
+
+def _line_start(source: TextSource, position: int, num_chars: int) -> int:
+    """The first character at or after ``position`` that begins a line; ``num_chars`` if none does."""
+    if position == 0:
+        return 0
+    # From the character before, which may be the line end that makes position a line's beginning.
+    before = position - 1
+    for block in source.blocks(before):
+        newline = block.find("\n")
+        if newline >= 0:
+            return before + newline + 1
+        before += len(block)
+    return num_chars
+
+
+def _line_based(tokenizer: schema.TokenizerConfig | Tokenizer) -> bool:
+    """Whether the text is to be divided at line ends."""
+    return is_line_based(tokenizer) if isinstance(tokenizer, schema.Config) else tokenizer.line_based
+
+
+def _fitted(tokenizer: schema.TokenizerConfig | Tokenizer, train: Stretch, cache_dir: Path) -> Tokenizer:
+    """The tokenizer itself, or the one fitted on ``train``, kept in the cache for the next run."""
+    if not isinstance(tokenizer, schema.Config):
+        return tokenizer
+    key = stretch_key(train, tokenizer.model_dump_json())
+    path = cache_dir / "tokenizers" / f"{key}.json"
+    if path.exists():
+        try:
+            return load_tokenizer(path)
+        except CheckpointError as error:
+            logger.warning("fitting the tokenizer again: %s", error)
+    fitted = fit_tokenizer(tokenizer, train.blocks())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(fitted, path)
+    except OSError as error:
+        raise cannot_write(path.parent, error) from error
+    return fitted
