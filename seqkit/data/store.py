@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from seqkit.atomic import sync_folder, write_text_atomic
 from seqkit.data.readers import TextSource, TextStats
@@ -35,6 +36,7 @@ ProgressCallback = Callable[[int], None]
 
 _IDS = "ids.bin"
 _META = "meta.json"
+_COUNTED_AT_ONCE = 1 << 22
 _ABANDONED_AFTER_SECONDS = 24 * 3600
 
 logger = logging.getLogger(__name__)
@@ -147,6 +149,14 @@ def prepare_stretch(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return store
+
+
+def token_counts(ids: TokenArray, vocab_size: int) -> npt.NDArray[np.int64]:
+    """How often each token occurs, shape (vocab_size,); reads the ids in blocks, so that memory stays flat."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for first in range(0, len(ids), _COUNTED_AT_ONCE):
+        counts += np.bincount(ids[first : first + _COUNTED_AT_ONCE], minlength=vocab_size)
+    return counts
 
 
 def _build(building: Path, stretch: Stretch, tokenizer: Tokenizer, on_progress: ProgressCallback | None) -> None:

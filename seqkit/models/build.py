@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import nn
 
 from seqkit.models.language_model import RecurrentLanguageModel
@@ -55,6 +58,21 @@ def cell_name(config: LmModel) -> CellName:
             return "rnn_relu"
         case RnnModel():
             return "rnn_tanh"
+
+
+@torch.no_grad()
+def set_unigram_bias(model: RecurrentLanguageModel, counts_V: npt.NDArray[np.int64]) -> None:
+    """Start the output bias at the logarithm of how often each token occurs, so that training need not learn that.
+
+    Adam moves each bias by about its learning rate a step, and the rare words of a large vocabulary lie eight nats
+    and more below the frequent ones. The bias is centred; tokens that do not occur count as half an occurrence.
+
+    Args:
+        model: Changed in place.
+        counts_V: How often each token occurs in the training text.
+    """
+    log_counts_V = np.log(np.maximum(counts_V, 0.5))
+    model.output.bias.copy_(torch.from_numpy(log_counts_V - log_counts_V.mean()))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -68,6 +68,23 @@ class RecurrentLanguageModel(nn.Module):
         """The state before the first token; a language model has no ``source``."""
         return self.stack.initial_state(batch_size)
 
+    def hidden(self, ids_BT: Tensor, state: RecurrentState | None = None) -> tuple[Tensor, RecurrentState]:
+        """What the output layer reads after each of ``ids_BT``, and the state after the last.
+
+        Args:
+            ids_BT: Token ids.
+            state: The state before the first token; ``None`` begins anew.
+
+        Returns:
+            Shape (B, T, width of the output layer), and the new state.
+        """
+        if state is None:
+            state = self.initial_state(None, ids_BT.size(0))
+        x_BTE = self.embedding_dropout(self.embedding(ids_BT))
+        y_BTD, state = self.stack(x_BTE, state)
+        projected: Tensor = self.projection(self.dropout(y_BTD))
+        return projected, state
+
     def forward(self, ids_BT: Tensor, state: RecurrentState | None = None) -> tuple[Tensor, RecurrentState]:
         """Logits for the token after each of ``ids_BT``, and the state after the last.
 
@@ -78,11 +95,8 @@ class RecurrentLanguageModel(nn.Module):
         Returns:
             Logits of shape (B, T, V) and the new state.
         """
-        if state is None:
-            state = self.initial_state(None, ids_BT.size(0))
-        x_BTE = self.embedding_dropout(self.embedding(ids_BT))
-        y_BTD, state = self.stack(x_BTE, state)
-        return self.output(self.projection(self.dropout(y_BTD))), state
+        hidden_BTD, state = self.hidden(ids_BT, state)
+        return self.output(hidden_BTD), state
 
     def step(self, state: RecurrentState, token_B: Tensor) -> tuple[Tensor, RecurrentState]:
         """One token a row: logits of shape (B, V) for the next, and the new state."""

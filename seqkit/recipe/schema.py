@@ -105,6 +105,8 @@ class RecurrentModel(Config):
     """Use one dropout mask for all steps of a batch (Gal and Ghahramani 2016), not a new one each step."""
     tie_embeddings: bool = False
     """Share the embedding matrix with the output layer (Press and Wolf 2017)."""
+    output_bias: Literal["zero", "unigram"] = "zero"
+    """Initial output bias: zero, or the log frequency of each token, which large vocabularies learn slowly."""
     residual: bool = False
     """Add each layer's input to its output, from the second layer on."""
     initial_state: Literal["zero", "learned"] = "zero"

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, WindowBatches
 from seqkit.data.corpora import LmCorpora, prepare_text_corpora
-from seqkit.data.store import ProgressCallback, TokenStore
+from seqkit.data.store import ProgressCallback, TokenStore, token_counts
 from seqkit.decoding.sampling import SamplingRule, generate, row_generators
 from seqkit.decoding.scoring import ScoreSum, score_stream
 from seqkit.errors import DataError
 from seqkit.metrics.language_model import LanguageModelScore, language_model_score
-from seqkit.models.build import build_language_model
+from seqkit.models.build import build_language_model, set_unigram_bias
 from seqkit.models.language_model import RecurrentLanguageModel
+from seqkit.models.linear_cross_entropy import linear_cross_entropy
 from seqkit.models.recurrent import detach_state, reset_rows
 from seqkit.recipe.schema import LmRecipe
 from seqkit.tokenizers.base import Tokenizer
@@ -75,19 +75,23 @@ class PreparedLm:
 
     def build_model(self) -> RecurrentLanguageModel:
         """A fresh model."""
-        return build_language_model(self.recipe.model, self.corpora.tokenizer.vocab_size)
+        model = build_language_model(self.recipe.model, self.corpora.tokenizer.vocab_size)
+        if self.recipe.model.output_bias == "unigram":
+            set_unigram_bias(model, token_counts(self.corpora.train.ids, model.vocab_size))
+        return model
 
     def loss(self, model: nn.Module, batch: LmBatch, carry: Any) -> LossSum:
         """Cross-entropy of the next token, summed over the batch."""
         device = model_device(model)
         inputs_BT = torch.from_numpy(batch.inputs_BT).to(device, non_blocking=True)
         targets_BT = torch.from_numpy(batch.targets_BT).to(device, non_blocking=True)
+        assert isinstance(model, RecurrentLanguageModel)
         if carry is not None and batch.resets_B is not None:
-            assert isinstance(model, RecurrentLanguageModel)
             resets_B = torch.from_numpy(batch.resets_B).to(device, non_blocking=True)
             carry = reset_rows(carry, model.initial_state(None, len(batch.resets_B)), resets_B)
-        logits_BTV, state = model(inputs_BT, carry)
-        nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="sum")
+        hidden_BTD, state = model.hidden(inputs_BT, carry)
+        output = model.output
+        nats, _ = linear_cross_entropy(hidden_BTD.flatten(0, 1), output.weight, output.bias, targets_BT.flatten())
         return LossSum(nats, targets_BT.numel(), carry=detach_state(state))
 
     def evaluate(self, model: nn.Module, on_part: Callable[[], None]) -> dict[str, float]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from reference_cells import NUM_GATES, Weights, run_stack
 from torch import Tensor, nn
 
-from seqkit.models.build import build_language_model, cell_name
+from seqkit.models.build import build_language_model, cell_name, set_unigram_bias
 from seqkit.models.recurrent import CellName, RecurrentStack, detach_state
 from seqkit.recipe.schema import GruModel, LmModel, LstmModel, RnnModel
 
@@ -193,3 +194,11 @@ def test_tied_embeddings_are_one_matrix() -> None:
     untied = build_language_model(config, 11)
     assert untied.output.weight.shape == (11, D)
     assert sum(p.numel() for p in untied.parameters()) == stack_size + 11 * E + 11 * D + 11
+
+
+def test_a_unigram_bias_gives_the_frequencies_before_any_training() -> None:
+    model = build_language_model(GruModel(type="gru", d_model=D), 4)
+    set_unigram_bias(model, np.array([6, 3, 1, 0]))
+    torch.nn.init.zeros_(model.output.weight)
+    logits_11V, _ = model(torch.tensor([[2]]))
+    torch.testing.assert_close(logits_11V[0, 0].softmax(-1), torch.tensor([6, 3, 1, 0.5]) / 10.5)
