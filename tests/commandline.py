@@ -301,6 +301,8 @@ def _serve() -> None:
 
     import seqkit.cli.app
     import seqkit.tasks.lm_predictor
+    import seqkit.tasks.registry
+    import seqkit.tasks.translation_ensemble
     import seqkit.training.session  # noqa: F401
 
     for line in sys.stdin:

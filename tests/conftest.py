@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bpe_examples import make_examples
 from commandline import TINY_RECIPE, ForkServer, InProcess, Tiny, save_time, write_tiny_text
 from hypothesis import settings
+from tiny_pairs import TinyPairs, train_tiny_pairs
 
 # The same examples in every run, and no time limit on one: a busy machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -61,6 +63,12 @@ def tiny(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> T
     return Tiny(folder=folder, text=text, recipe=recipe, cache=cache, runs=runs, run=run)
 
 
+@pytest.fixture(scope="session")
+def tiny_pairs(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> TinyPairs:
+    """A tiny translation model, trained once for all tests."""
+    return train_tiny_pairs(fork_server, tmp_path_factory.mktemp("tiny_pairs"))
+
+
 @pytest.fixture
 def seqkit(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
     """Runs command lines in this process, in ``tmp_path``."""
@@ -69,3 +77,11 @@ def seqkit(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("SEQKIT_RUNS_DIR", str(tmp_path / "runs"))
     save_time(monkeypatch.setattr)
     return InProcess(capfd, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def bpe_examples(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with texts and tokenizers learned from them, made once; see ``bpe_examples.py``."""
+    folder = tmp_path_factory.mktemp("bpe")
+    make_examples(folder, fork_server)
+    return folder

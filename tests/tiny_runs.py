@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from seqkit.recipe.loading import resolve_recipe_text
+from seqkit.recipe.recipe_types import Recipe
 from seqkit.recipe.schema import LmRecipe
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.folder import RunFolder
@@ -48,7 +49,7 @@ def tiny_recipe(source: Path | str, *, model: dict[str, Any], train: dict[str, A
 
 
 def run_training(
-    recipe: LmRecipe,
+    recipe: Recipe,
     folder: Path,
     *,
     resume: bool = False,

@@ -23,7 +23,7 @@ def complete_shipped_recipe(incomplete: str) -> list[str]:
 def complete_override_key(incomplete: str) -> list[str]:
     """Keys for ``--set``, each with its ``=``; after the ``=``, the words that may stand there."""
     from seqkit.recipe.keys import Slot, all_keys, choices
-    from seqkit.recipe.schema import RECIPE_TYPES
+    from seqkit.recipe.recipe_types import RECIPE_TYPES
 
     slots: dict[str, Slot] = {}
     for root in RECIPE_TYPES.values():
@@ -38,7 +38,7 @@ def complete_override_key(incomplete: str) -> list[str]:
 
 def complete_task(incomplete: str) -> list[str]:
     """Tasks that recipes may name."""
-    from seqkit.recipe.schema import RECIPE_TYPES
+    from seqkit.recipe.recipe_types import RECIPE_TYPES
 
     return [task for task in RECIPE_TYPES if task.startswith(incomplete)]
 

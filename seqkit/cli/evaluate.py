@@ -1,4 +1,4 @@
-"""``seqkit evaluate``: how well a model predicts a text."""
+"""``seqkit evaluate``: how well a model predicts a text, or translates one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,8 @@ from seqkit.cli.streams import flush_stdout, stdin_is_piped, write_result
 from seqkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from seqkit.data.store import TokenStore
-    from seqkit.recipe.schema import LmEvaluateOptions
-    from seqkit.tasks.lm_predictor import LoadedLm
+    from seqkit.tasks.lm_predictor import LoadedLm, TextProtocol
 
 _EXAMPLES = """\
 seqkit evaluate                                   # the newest run, its recipe's validation text
@@ -69,14 +66,18 @@ def register(app: typer.Typer) -> None:
         ] = None,
         model: ModelPath = None,
         split: Annotated[Split | None, typer.Option("--split", help="A part of the recipe's data (valid).")] = None,
-        window: Annotated[int | None, typer.Option("--window", min=1, help="Tokens scored at once.")] = None,
+        window: Annotated[int | None, typer.Option("--window", min=1, help="Tokens read at once.")] = None,
         reset_state: Annotated[
-            bool | None, typer.Option("--reset-state/--carry-state", help="Begin each window from an empty state.")
+            bool | None,
+            typer.Option("--reset-state/--carry-state", help="Begin each window from an empty state or context."),
         ] = None,
         per_line: Annotated[
             bool, typer.Option("--per-line", help="Score each line by itself: log-probability TAB tokens.")
         ] = False,
         batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Lines scored side by side.")] = 32,
+        beam: Annotated[
+            int | None, typer.Option("--beam", min=0, help="Beam of a translation model's BLEU and chrF (5); 0: none.")
+        ] = None,
         precision: Annotated[
             EvaluationPrecision, typer.Option("--precision", help="Arithmetic of matrix products.")
         ] = EvaluationPrecision.fp32,
@@ -89,37 +90,66 @@ def register(app: typer.Typer) -> None:
         threads: Threads = None,
         json_output: Json = False,
     ) -> None:
-        """Score a text under a language model.
+        """Score a text under a language model, or pairs of texts under a translation model.
 
         Prints the loss in nats per token, perplexity, and bits per character and byte. DATA: by default the
-        validation text of the model's recipe. The whole text is one stream with the state carried, unless
-        --window and --reset-state say otherwise.
+        validation text of the model's recipe. The whole text is one stream with the state carried; a
+        Transformer, which has none, reads windows as wide as its context that overlap by half. --window and
+        --reset-state say otherwise. Of a translation model DATA is SRC TGT, and BLEU and chrF of its translations
+        are printed too.
         """
         if data and split is not None:
             raise UsageError("give DATA or --split, not both")
         if data and data.count("-") > 1:
             raise UsageError("`-` twice: stdin can be read only once")
-        path = choose_model("lm", model, runs_dir)
+        path = choose_model(("lm", "seq2seq"), model, runs_dir)
+        from seqkit.runs.checkpoint import read_task
         from seqkit.runs.places import cache_dir as cache_place
-        from seqkit.tasks.lm_predictor import load_lm
-        from seqkit.training.precision import autocast
 
         place = choose_device(device, threads)
+        if read_task(path) == "seq2seq":
+            if window is not None or reset_state is not None:
+                raise UsageError("--window and --reset-state are for language models; this one translates")
+            from seqkit.cli.evaluate_pairs import evaluate_pairs
+
+            evaluate_pairs(
+                path,
+                data or [],
+                split.value if split is not None else "valid",
+                place,
+                cache_place(cache_dir),
+                beam=beam,
+                per_line=per_line,
+                precision=precision.value,
+                recipe=recipe,
+                json_output=json_output,
+            )
+            return
+        if beam is not None:
+            raise UsageError("--beam is for translation models; this one is a language model")
+        if per_line and (window is not None or reset_state is not None):
+            raise UsageError(
+                "--per-line scores each line from an empty state; --window and --reset-state are for texts"
+            )
+        from seqkit.tasks.lm_predictor import load_lm, text_protocol
+        from seqkit.training.precision import autocast
+
         loaded = load_lm(path, place)
         flags: dict[str, object] = {"window": window, "reset_state": reset_state}
         options = merge_options(loaded.recipe.evaluate, recipe, "evaluate", flags)
-        if options.reset_state and options.window is None:
+        if options.reset_state and options.window is None and loaded.model.context_length is None:
             raise UsageError("--reset-state needs --window: how many tokens before the state is reset?")
+        protocol = text_protocol(loaded.model, window=options.window, reset_state=options.reset_state)
         with ExitStack() as stack:
             stack.enter_context(autocast(precision.value, place))
             if per_line:
-                _score_lines(loaded, _lines(loaded, data or [], split), batch_size, place, json_output=json_output)
+                _score_lines(loaded, _lines(loaded, data or [], split), batch_size, json_output=json_output)
                 return
             store = _open_store(loaded, data or [], split or Split.valid, cache_place(cache_dir), stack)
             if store.num_tokens < 2:
                 raise DataError("a text of one token has nothing to predict; at least 2 are needed")
             name = " ".join(data) if data else (split or Split.valid).value
-            _report(loaded, store, options, name, json_output=json_output)
+            _report(loaded, store, protocol, name, json_output=json_output)
 
 
 def _open_store(loaded: LoadedLm, data: list[str], split: Split, cache: Path, stack: ExitStack) -> TokenStore:
@@ -154,22 +184,19 @@ def _spool_stdin(path: Path) -> int:
         return file.tell()
 
 
-def _report(loaded: LoadedLm, store: TokenStore, options: LmEvaluateOptions, name: str, *, json_output: bool) -> None:
+def _report(loaded: LoadedLm, store: TokenStore, protocol: TextProtocol, name: str, *, json_output: bool) -> None:
     from seqkit.tasks.lm_predictor import evaluate_store
 
-    score = evaluate_store(
-        loaded.model, loaded.tokenizer, store, window=options.window, reset_state=options.reset_state
-    )
-    protocol = (
-        f"windows of {options.window} from an empty state" if options.reset_state else "one stream, state carried"
-    )
+    score = evaluate_store(loaded.model, loaded.tokenizer, store, protocol)
     unit = loaded.tokenizer.unit
     if json_output:
         facts = {
             **score.as_dict(),
             "unit": unit,
             "num_unknown": store.num_unknown,
-            "protocol": protocol,
+            "protocol": protocol.words,
+            "window": protocol.window,
+            "stride": protocol.stride,
             "data": name,
             "sha256": store.sha256,
             "model": str(loaded.path),
@@ -184,7 +211,7 @@ def _report(loaded: LoadedLm, store: TokenStore, options: LmEvaluateOptions, nam
     write_result(f"tokens         {score.num_tokens:,} ({score.num_chars:,} characters, {score.num_bytes:,} bytes)")
     if loaded.tokenizer.unk_id is not None:
         write_result(f"unknown        {store.num_unknown:,} ({100 * store.num_unknown / store.num_tokens:.2f} %)")
-    write_result(f"protocol       {protocol}")
+    write_result(f"protocol       {protocol.words}")
 
 
 def _lines(loaded: LoadedLm, data: list[str], split: Split | None) -> Iterator[tuple[str, list[int]]]:
@@ -224,24 +251,15 @@ def _score_lines(
     loaded: LoadedLm,
     lines: Iterator[tuple[str, list[int]]],
     batch_size: int,
-    device: torch.device,
     *,
     json_output: bool,
 ) -> None:
     """Print one result a line, in order, as soon as its batch is done."""
-    from seqkit.decoding.scoring import score_lines
+    from seqkit.tasks.lm_predictor import evaluate_lines
 
-    tokenizer = loaded.tokenizer
     end_ids = _line_end(loaded)
     while batch := list(islice(lines, batch_size)):
-        sums = score_lines(
-            loaded.model,
-            [ids for _, ids in batch],
-            start_id=tokenizer.start_id,
-            end_ids=end_ids,
-            device=device,
-            vocab_size=tokenizer.vocab_size,
-        )
+        sums = evaluate_lines(loaded.model, loaded.tokenizer, [ids for _, ids in batch], end_ids)
         for (line, _), total in zip(batch, sums, strict=True):
             if json_output:
                 facts = {"input": line, "output": None, "score": -total.nats, "num_tokens": total.num_tokens}

@@ -149,7 +149,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Print the JSON Schema of recipes, for editors."""
         from seqkit.recipe.json_schema import recipe_schema_text
-        from seqkit.recipe.schema import RECIPE_TYPES
+        from seqkit.recipe.recipe_types import RECIPE_TYPES
         from seqkit.recipe.suggest import suggestion
 
         if task is not None and task not in RECIPE_TYPES:

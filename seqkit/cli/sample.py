@@ -201,15 +201,24 @@ def _as_json(sample: _Sample, prompt: str, seed: int) -> str:
 
 
 def _check_prompt(loaded: LoadedLm, text: str, name: str, line: int | None) -> None:
-    """Check that the tokenizer takes a prompt, before anything is written for it.
+    """Check that the tokenizer takes a prompt, and warn if the model cannot read all of it, before anything is written.
 
     Raises:
         DataError: It has a character that the tokenizer refuses.
     """
     try:
-        loaded.tokenizer.encode(text)
+        num_tokens = len(loaded.tokenizer.encode(text))
     except DataError as error:
         raise DataError(error.message, path=name, line=line, hint=error.hint) from None
+    context_length = loaded.model.context_length
+    if context_length is not None and num_tokens > context_length:
+        console.logger.warning(
+            "%s: the prompt has %s %ss, the model's context %s; only the end of the prompt is read",
+            name if line is None else f"{name}:{line}",
+            f"{num_tokens:,}",
+            loaded.tokenizer.unit,
+            f"{context_length:,}",
+        )
 
 
 def _prompts(prompt: str | None, prompt_file: str | None) -> Iterator[tuple[str, str, int | None]]:

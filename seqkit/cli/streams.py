@@ -13,14 +13,18 @@ from typing import IO, TextIO, cast
 from seqkit.atomic import atomic_write
 from seqkit.errors import MissingDataError, UsageError
 
+_closed_stdin: TextIO | None = None
+"""What stands in for a stdin that the shell closed (``<&-``)."""
+
 
 def use_utf8() -> None:
     r"""Make stdout and stderr UTF-8 with ``\n`` line ends, whatever the locale says; stand in for closed ones.
 
     A file name that is not UTF-8 goes to stdout as the bytes it is.
     """
+    global _closed_stdin  # noqa: PLW0603 - one process has one stdin
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
+        sys.stdin = _closed_stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
@@ -77,10 +81,12 @@ def open_input(name: str | None) -> Iterator[tuple[IO[bytes], str]]:
     """Yield a binary stream and its name for messages: a file, or stdin for ``-`` or no name.
 
     Raises:
-        UsageError: No input was named and stdin is a terminal.
+        UsageError: No input was named and stdin is a terminal, or stdin is closed.
         MissingDataError: The file does not exist.
     """
     if name is None or name == "-":
+        if sys.stdin is _closed_stdin:
+            raise UsageError("stdin is closed, so there is no input", hint="name a file, or pipe text in")
         if name is None and stdin_is_terminal():
             raise UsageError("no input: name a file, or pipe text in", hint="`-` reads from the terminal")
         yield sys.stdin.buffer, "<stdin>"
@@ -102,13 +108,25 @@ def open_output(name: str | None) -> Iterator[TextIO]:
         yield sys.stdout
         flush_stdout()
         return
+    with open_binary_output(name) as file:
+        yield cast(TextIO, _Utf8Writer(file))
+
+
+@contextmanager
+def open_binary_output(name: str | None) -> Iterator[IO[bytes]]:
+    """The same as :func:`open_output` for bytes."""
+    if name is None or name == "-":
+        flush_stdout()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
     path = Path(name)
     if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8", newline="\n") as special:
+        with path.open("wb") as special:
             yield special
         return
     with atomic_write(path) as file:
-        yield cast(TextIO, _Utf8Writer(file))
+        yield file
 
 
 class _Utf8Writer:

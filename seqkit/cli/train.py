@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from seqkit.recipe.loading import LoadedRecipe
-    from seqkit.recipe.schema import Recipe
+    from seqkit.recipe.recipe_types import Recipe
     from seqkit.runs.folder import RunFolder
     from seqkit.training.precision import PrecisionChoice
     from seqkit.training.prepared import Prepared
@@ -142,17 +142,26 @@ def register(app: typer.Typer) -> None:
 
 
 def _require_data(loaded: LoadedRecipe) -> None:
-    """Check that every named text is there, and point at its line in the recipe if not."""
+    """Check that every named text and tokenizer is there, and point at its line in the recipe if not."""
     from seqkit.data.readers import open_source
+    from seqkit.recipe.keys import walk
+    from seqkit.tokenizers.registry import made_before
 
-    for key in ("train", "valid", "test"):
-        source = getattr(loaded.recipe.data, key)
-        if source is None:
+    values = loaded.recipe.model_dump()
+    for path, slot, value in walk(type(loaded.recipe), values):
+        if not slot.is_data_source or value is None:
             continue
         try:
-            open_source(source)
+            open_source(value)
         except MissingDataError as error:
-            raise RecipeError([f"{loaded.locate('data', key)}: {error.message}"], hint=error.hint) from None
+            raise RecipeError([f"{loaded.locate(*path)}: {error.message}"], hint=error.hint) from None
+    for key in ("tokenizer", "target_tokenizer"):
+        config = getattr(loaded.recipe, key, None)
+        try:
+            if config is not None:
+                made_before(config)
+        except (MissingDataError, UsageError) as error:
+            raise RecipeError([f"{loaded.locate(key, 'path')}: {error.message}"], hint=error.hint) from None
 
 
 def _settle_recipe(loaded: LoadedRecipe, run: RunFolder) -> Recipe:
@@ -199,6 +208,11 @@ def _train(
     prepared = prepare(recipe, cache, seed=recipe.seed, on_progress=EncodingLog())
     latest = run.latest_checkpoint() if run.state == "resumed" else None
     checkpoint = read_checkpoint(latest) if latest is not None else None
+    if checkpoint is not None and dict(prepared.tokenizer_files) != checkpoint.tokenizers:
+        raise UsageError(
+            f"{run.path}: the tokenizer is no longer the one that this run began with",
+            hint="put the training text, or the file that tokenizer.path names, back as it was",
+        )
     state, choice = make_state(prepared, recipe, seed=recipe.seed, device=place, checkpoint=checkpoint)
     if latest is not None:
         # The last process may have been killed between a checkpoint and the links to it.
@@ -274,13 +288,15 @@ def _dry_run(loaded: LoadedRecipe, place: Path, *, device: str | None, threads: 
             "model": _describe_model(recipe),
             "num_parameters": num_parameters,
             "data": prepared.describe_data(),
-            "batches_per_epoch": len(prepared.batches),
+            "batches_per_epoch": prepared.batches.num_batches(0),
             "budget": _describe_budget(recipe),
-            "num_steps": _planned_steps(recipe, len(prepared.batches)),
+            "num_steps": _planned_steps(recipe, prepared.batches.num_batches(0)),
             "device": describe_device(where),
             "precision": _describe_precision(state, choice),
             "run_dir": str(place),
         }
+        # Before the folder goes: a thread may be making something in it for a next epoch, and ends with these.
+        del state, prepared
     if json_output:
         write_result(json.dumps(facts, ensure_ascii=False))
         return

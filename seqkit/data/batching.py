@@ -15,6 +15,9 @@ import numpy.typing as npt
 from seqkit.errors import DataError
 from seqkit.tokenizers.base import TokenArray
 
+_STRIDE_STREAM = 2
+"""Sets these draws apart from what else of a run is drawn from its seed and an epoch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LmBatch:
@@ -30,14 +33,14 @@ class LmBatch:
 
 
 class BatchOrder(Protocol):
-    """The batches of an epoch; ``len()`` is their number."""
+    """The batches of each epoch."""
 
-    def __len__(self) -> int:
-        """Batches an epoch."""
+    def num_batches(self, epoch: int) -> int:
+        """Batches of epoch ``epoch`` (0-based)."""
         ...
 
     def batch(self, epoch: int, index: int) -> LmBatch:
-        """Batch ``index`` (0-based, below ``len()``) of epoch ``epoch`` (0-based)."""
+        """Batch ``index`` (0-based, below ``num_batches(epoch)``) of epoch ``epoch`` (0-based)."""
         ...
 
 
@@ -63,7 +66,7 @@ class ColumnBatches:
         DataError: The text is too short.
 
     >>> batches = ColumnBatches(np.arange(10, dtype=np.uint8), num_columns=2, sequence_length=3)
-    >>> len(batches), batches.num_dropped
+    >>> batches.num_batches(0), batches.num_dropped
     (2, 1)
     >>> batches.batch(0, 0).inputs_BT.tolist(), batches.batch(0, 1).inputs_BT.tolist()
     ([[0, 1, 2], [4, 5, 6]], [[3], [7]])
@@ -96,13 +99,13 @@ class ColumnBatches:
         self._inputs_BL = flat[:num_used].reshape(num_columns, self.column_length)
         self._targets_BL = flat[1 : num_used + 1].reshape(num_columns, self.column_length)
 
-    def __len__(self) -> int:
-        """Batches an epoch."""
+    def num_batches(self, epoch: int) -> int:
+        """See ``BatchOrder.num_batches``; the same in every epoch."""
         return (self.column_length + self.sequence_length - 1) // self.sequence_length
 
     def batch(self, epoch: int, index: int) -> LmBatch:
         """See ``BatchOrder.batch``; each epoch starts fresh."""
-        _check_index(index, len(self))
+        _check_index(index, self.num_batches(epoch))
         steps = slice(index * self.sequence_length, (index + 1) * self.sequence_length)
         return LmBatch(
             inputs_BT=self._inputs_BL[:, steps].astype(np.int64, order="C"),
@@ -137,8 +140,8 @@ class FullBatches:
         self.sequence_length = longest
         self.num_dropped = self._columns.num_dropped
 
-    def __len__(self) -> int:
-        """Batches an epoch: one."""
+    def num_batches(self, epoch: int) -> int:
+        """See ``BatchOrder.num_batches``: one."""
         return 1
 
     def batch(self, epoch: int, index: int) -> LmBatch:
@@ -175,20 +178,81 @@ class WindowBatches:
         self._num_batches = max(1, (len(ids) - 1) // (num_windows * sequence_length))
         self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(ids), sequence_length + 1)
 
-    def __len__(self) -> int:
-        """Batches an epoch."""
+    def num_batches(self, epoch: int) -> int:
+        """See ``BatchOrder.num_batches``; the same in every epoch."""
         return self._num_batches
 
     def batch(self, epoch: int, index: int) -> LmBatch:
         """See ``BatchOrder.batch``; always starts fresh."""
-        _check_index(index, len(self))
+        _check_index(index, self.num_batches(epoch))
         starts_B = _generator(self.seed, epoch, index).integers(len(self._windows), size=self.num_windows)
-        windows = self._windows[starts_B]
-        return LmBatch(
-            inputs_BT=windows[:, :-1].astype(np.int64, order="C"),
-            targets_BT=windows[:, 1:].astype(np.int64, order="C"),
-            starts_fresh=True,
-        )
+        return _window_batch(self._windows[starts_B])
+
+
+class StrideBatches:
+    """Windows one after the other that cover the text once an epoch, each from an empty state.
+
+    In each epoch the first window begins at a random one of the first T tokens, and the windows come in a random
+    order. The last batch has fewer windows where B does not divide their number. What stands before the first window
+    and after the last, at most T - 1 tokens each, is left out; in another epoch that is another part.
+
+    Args:
+        ids: The text, shape (N,); only the windows of a batch are read.
+        num_windows: B.
+        sequence_length: T.
+        seed: Of places and order; with the epoch it fixes them.
+        name: What to call the text in an error.
+
+    Raises:
+        DataError: The text is shorter than one batch.
+
+    >>> batches = StrideBatches(np.arange(14, dtype=np.uint8), num_windows=2, sequence_length=3, seed=1)
+    >>> [batches.batch(epoch=0, index=index).inputs_BT.tolist() for index in range(batches.num_batches(0))]
+    [[[6, 7, 8], [3, 4, 5]], [[0, 1, 2], [9, 10, 11]]]
+    """
+
+    def __init__(
+        self, ids: TokenArray, num_windows: int, sequence_length: int, seed: int, *, name: str | None = None
+    ) -> None:
+        smallest = num_windows * sequence_length + 1
+        if len(ids) < smallest:
+            raise _too_short(len(ids), smallest, num_windows, sequence_length, name)
+        self.num_windows = num_windows
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(ids), sequence_length + 1)
+        # Every epoch has one full batch at least.
+        self._num_offsets = min(sequence_length, len(ids) - smallest + 1)
+        self._starts: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    def num_batches(self, epoch: int) -> int:
+        """See ``BatchOrder.num_batches``; may be one less in an epoch whose first window begins late."""
+        return -(-len(self._starts_of(epoch)) // self.num_windows)
+
+    def batch(self, epoch: int, index: int) -> LmBatch:
+        """See ``BatchOrder.batch``; always starts fresh."""
+        _check_index(index, self.num_batches(epoch))
+        starts_B = self._starts_of(epoch)[index * self.num_windows : (index + 1) * self.num_windows]
+        return _window_batch(self._windows[starts_B])
+
+    def _starts_of(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Where the windows of an epoch begin, in the order in which they come; those of one epoch are kept."""
+        if self._starts is None or self._starts[0] != epoch:
+            sequence = np.random.SeedSequence((self.seed, epoch), spawn_key=(_STRIDE_STREAM,))
+            generator = np.random.Generator(np.random.Philox(sequence))
+            offset = int(generator.integers(self._num_offsets))
+            starts = np.arange(offset, len(self._windows), self.sequence_length)
+            self._starts = (epoch, generator.permutation(starts))
+        return self._starts[1]
+
+
+def _window_batch(windows_BT: TokenArray) -> LmBatch:
+    """A batch of windows, each with the token that follows it."""
+    return LmBatch(
+        inputs_BT=windows_BT[:, :-1].astype(np.int64, order="C"),
+        targets_BT=windows_BT[:, 1:].astype(np.int64, order="C"),
+        starts_fresh=True,
+    )
 
 
 def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from seqkit.data.builtin_pairs import PAIRS, BuiltinPairs, pair_names, pair_text
 from seqkit.errors import DataError, MissingDataError
 
 
@@ -114,6 +115,25 @@ def builtin_text(name: str) -> BuiltinText:
     """
     if name in _TEXTS:
         return _TEXTS[name]
-    near = get_close_matches(name, _TEXTS, n=1)
+    found = pair_text(name)
+    if found is not None:
+        return _side_of_pairs(name, *found)
+    near = get_close_matches(name, [*_TEXTS, *pair_names()], n=1)
     guess = f"; did you mean builtin:{near[0]}?" if near else ""
-    raise MissingDataError(f"builtin:{name}: no such built-in corpus{guess}", hint=f"built in are {', '.join(_TEXTS)}")
+    made_up = ", ".join(f"{pairs.name}/SPLIT.{'|'.join(pairs.sides)}" for pairs in PAIRS.values())
+    raise MissingDataError(
+        f"builtin:{name}: no such built-in corpus{guess}",
+        hint=f"built in are {', '.join(_TEXTS)}; and in pairs, SPLIT train, valid or test: {made_up}",
+    )
+
+
+def _side_of_pairs(name: str, pairs: BuiltinPairs, split: str, side: str) -> BuiltinText:
+    """One side of a made-up parallel text, as a text."""
+
+    def generate() -> Iterator[str]:
+        for line in pairs.lines(split, side):
+            yield f"{line}\n"
+
+    return BuiltinText(
+        name=name, description=f"{pairs.description}: {side}", licence="CC0-1.0", approximate_bytes=0, generate=generate
+    )

@@ -11,9 +11,10 @@ from typing import Literal
 from seqkit.data.readers import TextSource, TextStats, open_source
 from seqkit.data.store import ProgressCallback, Stretch, TokenStore, cannot_write, prepare_stretch, stretch_key
 from seqkit.errors import CheckpointError, DataError, MissingDataError
-from seqkit.recipe import schema
+from seqkit.recipe import schema, tokenizer_schema
+from seqkit.recipe.config import Config
 from seqkit.tokenizers.base import Tokenizer
-from seqkit.tokenizers.registry import fit_tokenizer, is_line_based, load_tokenizer, save_tokenizer
+from seqkit.tokenizers.registry import fit_tokenizer, is_line_based, load_tokenizer, made_before, save_tokenizer
 
 Split = Literal["train", "valid", "test"]
 
@@ -25,6 +26,8 @@ class LmCorpora:
     """What a language model trains on and is measured on."""
 
     tokenizer: Tokenizer
+    train_text: Stretch
+    """What ``train`` was encoded from."""
     train: TokenStore
     valid: TokenStore
     train_stats: TextStats
@@ -35,7 +38,7 @@ class LmCorpora:
 
 def prepare_text_corpora(
     data: schema.TextData,
-    tokenizer: schema.TokenizerConfig | Tokenizer,
+    tokenizer: tokenizer_schema.TokenizerConfig | Tokenizer,
     cache_dir: Path,
     *,
     on_progress: ProgressCallback | None = None,
@@ -45,7 +48,7 @@ def prepare_text_corpora(
     Args:
         data: Where the text is. Of ``valid_fraction`` f, the last of the N characters are held out, from
             character int(N · (1 - f)) on; for a tokenizer of lines from the first line that begins there or later.
-        tokenizer: A config, to fit on the training part; or a fitted tokenizer (resume).
+        tokenizer: A config, to fit on the training part unless it names a file; or a fitted tokenizer (resume).
         cache_dir: Folder of the cache; made if missing.
         on_progress: Told the bytes encoded, of the training part and then, from 0 again, of the validation part.
 
@@ -53,7 +56,8 @@ def prepare_text_corpora(
         The tokenizer and the two stores.
 
     Raises:
-        MissingDataError: A text does not exist.
+        MissingDataError: A text does not exist, or the file of a tokenizer.
+        UsageError: ``tokenizer.path`` names no tokenizer, or ``tokenizer.vocab_size`` is too small.
         DataError: A text is empty, not UTF-8, too short to divide or not encodable, or the cache cannot be
             written.
     """
@@ -61,6 +65,7 @@ def prepare_text_corpora(
     fitted = _fitted(tokenizer, train, cache_dir)
     return LmCorpora(
         tokenizer=fitted,
+        train_text=train,
         train=prepare_stretch(train, fitted, cache_dir, on_progress),
         valid=prepare_stretch(valid, fitted, cache_dir, on_progress),
         train_stats=train.stats,
@@ -164,16 +169,20 @@ def _line_start(source: TextSource, position: int, num_chars: int) -> int:
     return num_chars
 
 
-def _line_based(tokenizer: schema.TokenizerConfig | Tokenizer) -> bool:
+def _line_based(tokenizer: tokenizer_schema.TokenizerConfig | Tokenizer) -> bool:
     """Whether the text is to be divided at line ends."""
-    return is_line_based(tokenizer) if isinstance(tokenizer, schema.Config) else tokenizer.line_based
+    return is_line_based(tokenizer) if isinstance(tokenizer, Config) else tokenizer.line_based
 
 
-def _fitted(tokenizer: schema.TokenizerConfig | Tokenizer, train: Stretch, cache_dir: Path) -> Tokenizer:
+def _fitted(tokenizer: tokenizer_schema.TokenizerConfig | Tokenizer, train: Stretch, cache_dir: Path) -> Tokenizer:
     """The tokenizer itself, or the one fitted on ``train``, kept in the cache for the next run."""
-    if not isinstance(tokenizer, schema.Config):
+    if not isinstance(tokenizer, Config):
         return tokenizer
-    key = stretch_key(train, tokenizer.model_dump_json())
+    made = made_before(tokenizer)
+    if made is not None:
+        return made
+    # Dropout is not learned.
+    key = stretch_key(train, tokenizer.model_dump_json(exclude={"dropout"}))
     path = cache_dir / "tokenizers" / f"{key}.json"
     if path.exists():
         try:

@@ -60,14 +60,7 @@ class TextFile:
         Raises:
             DataError: The file is not UTF-8 (the line is named), a damaged gzip file, or cannot be read.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")("strict")
-        num_lines_before = 0
-        for chunk in _chunks(self.path):
-            text = _decode(decoder, chunk, final=False, path=self.path, num_lines_before=num_lines_before)
-            num_lines_before += chunk.count(b"\n")
-            if text:
-                yield text
-        _decode(decoder, b"", final=True, path=self.path, num_lines_before=num_lines_before)
+        return decode_chunks(_chunks(self.path), self.path)
 
 
 @dataclass(frozen=True)
@@ -115,6 +108,26 @@ class TextSource:
         if not num_chars:
             raise DataError("is empty", path=self.name)
         return TextStats(num_chars=num_chars, num_bytes=num_bytes, sha256=digest.hexdigest())
+
+
+def decode_chunks(chunks: Iterable[bytes], name: Path | str) -> Iterator[str]:
+    """Text whose bytes arrive in pieces cut anywhere, in pieces cut anywhere.
+
+    Args:
+        chunks: Consecutive pieces of UTF-8.
+        name: What to call the text in an error.
+
+    Raises:
+        DataError: The text is not UTF-8; the line is named.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    num_lines_before = 0
+    for chunk in chunks:
+        text = _decode(decoder, chunk, final=False, path=name, num_lines_before=num_lines_before)
+        num_lines_before += chunk.count(b"\n")
+        if text:
+            yield text
+    _decode(decoder, b"", final=True, path=name, num_lines_before=num_lines_before)
 
 
 def open_source(source: str | list[str]) -> TextSource:
@@ -173,7 +186,7 @@ def _decode_line(raw: bytes, name: str, number: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _not_utf8(error, path=name, line=number) from error
+        raise not_utf8(error, path=name, line=number) from error
 
 
 def read_utf8(stream: IO[bytes], name: str) -> str:
@@ -286,17 +299,19 @@ def _chunks(path: Path) -> Iterator[bytes]:
         raise DataError(f"cannot be read: {error.strerror or error}", path=path) from error
 
 
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, *, final: bool, path: Path, num_lines_before: int) -> str:
+def _decode(
+    decoder: codecs.IncrementalDecoder, chunk: bytes, *, final: bool, path: Path | str, num_lines_before: int
+) -> str:
     """Decode the next chunk of a file; ``num_lines_before`` line ends precede it."""
     try:
         return decoder.decode(chunk, final=final)
     except UnicodeDecodeError as error:
         # The object is the chunk after what was held back of the last one, which holds no line end.
         line = num_lines_before + error.object.count(b"\n", 0, error.start) + 1
-        raise _not_utf8(error, path=path, line=line) from error
+        raise not_utf8(error, path=path, line=line) from error
 
 
-def _not_utf8(error: UnicodeDecodeError, *, path: Path | str, line: int) -> DataError:
-    """The error for bytes that are no UTF-8."""
+def not_utf8(error: UnicodeDecodeError, *, path: Path | str | None = None, line: int | None = None) -> DataError:
+    """The error for bytes that are no UTF-8, at a line of a file or stream if they are named."""
     byte = error.object[error.start]
     return DataError(f"not UTF-8: byte 0x{byte:02x}: {error.reason}", path=path, line=line, hint=_UTF8_HINT)

@@ -11,18 +11,38 @@ State = Any
 
 
 class AutoregressiveModel(Protocol):
-    """A model that predicts the next token of each row. B rows, V vocabulary, N rows kept."""
+    """A model that predicts the next token of each row. B rows, V vocabulary, N rows kept.
+
+    A state is stepped once: ``step`` may write into its memory. To go on from one state in two ways, ``reorder``
+    it first. The hypotheses of one sentence are always adjacent rows, the same number W for every sentence (row =
+    sentence · W + beam), also after sentences have left; so a model may keep one copy of what all hypotheses of a
+    sentence share, such as the encoder's output, and learn from the index given to ``reorder`` which stay.
+    """
 
     def initial_state(self, source: Any, batch_size: int) -> State:
         """The state before the first token; ``source`` is what the model attends to, if anything."""
         ...
 
     def step(self, state: State, token_B: Tensor) -> tuple[Tensor, State]:
-        """Feed one token a row; return logits of shape (B, V) for the next, and the new state."""
+        """Feed one token a row; return logits of shape (B, V) for the next, and the new state.
+
+        The logits belong to the caller, who may write into them.
+        """
         ...
 
     def reorder(self, state: State, index_N: Tensor) -> State:
-        """The rows ``index_N`` of the state: beams move, finished rows leave."""
+        """The rows ``index_N`` of the state: beams move, repeat and end, finished rows leave."""
+        ...
+
+
+class AttentiveModel(AutoregressiveModel, Protocol):
+    """A model that says where it looked. N rows, S source positions."""
+
+    def attention(self, state: State) -> Tensor | None:
+        """The weights of the last step over the source, shape (N, S), or ``None`` where there are none.
+
+        They are at least 0 and sum to 1 over real positions, which come first; later steps do not write into them.
+        """
         ...
 
 

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqkit.decoding.model import AutoregressiveModel, State
+from seqkit.decoding.model import SequenceModel, State
+
+_PROMPT_TOKENS_AT_ONCE = 256
+"""A long prompt is read in parts, so that memory stays flat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +102,13 @@ def row_generators(seed: int, num_rows: int, *, device: torch.device, first_row:
 
 @torch.inference_mode()
 def read_prompt(
-    model: AutoregressiveModel, prompt_ids: list[int], batch_size: int, device: torch.device
+    model: SequenceModel, prompt_ids: list[int], batch_size: int, device: torch.device
 ) -> tuple[Tensor, State]:
     """Feed a prompt to ``batch_size`` equal rows.
 
     Args:
-        model: Any autoregressive model.
-        prompt_ids: At least one token.
+        model: Any model that runs over whole sequences.
+        prompt_ids: At least one token; at most the model's context, where that is limited.
         batch_size: Rows.
         device: Where the model is.
 
@@ -114,16 +117,17 @@ def read_prompt(
     """
     assert prompt_ids, "a prompt has at least its start token"
     state = model.initial_state(None, 1)
-    logits_1V = torch.empty(0)
-    for token in prompt_ids:
-        logits_1V, state = model.step(state, torch.tensor([token], device=device))
+    logits_1TV = torch.empty(0)
+    for first in range(0, len(prompt_ids), _PROMPT_TOKENS_AT_ONCE):
+        part_1T = torch.tensor([prompt_ids[first : first + _PROMPT_TOKENS_AT_ONCE]], device=device)
+        logits_1TV, state = model(part_1T, state)
     rows = torch.zeros(batch_size, dtype=torch.long, device=device)
-    return logits_1V.index_select(0, rows), model.reorder(state, rows)
+    return logits_1TV[:, -1].index_select(0, rows), model.reorder(state, rows)
 
 
 @torch.inference_mode()
 def generate(
-    model: AutoregressiveModel,
+    model: SequenceModel,
     prompt_ids: list[int],
     *,
     length: int,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -85,7 +86,7 @@ def score_stream(
         targets_BT = _to_tensor(ids_N[position_BT + 1], device)
         mask_BT = torch.from_numpy(is_scored_BT).to(device)
         logits_BTV, state = model(inputs_BT, state)
-        total += _sum_nats(logits_BTV, targets_BT, mask_BT)
+        total += _nats(logits_BTV, targets_BT, mask_BT).sum()
         count += int(is_scored_BT.sum())
     assert count == num_scored, "every token but the first is scored once"
     return ScoreSum(float(total), count)
@@ -99,26 +100,35 @@ def score_windows(
     window: int,
     device: torch.device,
     vocab_size: int,
+    overlaps: bool = False,
+    tokens_at_once: int | None = None,
+    on_part: Callable[[], None] | None = None,
 ) -> ScoreSum:
     """Score every token but the first in windows that each begin from an empty state.
 
-    Window i reads tokens i·W … i·W + W - 1 and predicts the W tokens after each of them; the last window may be
-    shorter. This is how nanoGPT measures, with all windows instead of a random few.
+    Window i reads tokens i·W … i·W + W - 1 and predicts the token after each of them; the last window may be
+    shorter. This is how nanoGPT measures, with all windows instead of a random few. Windows that overlap begin every
+    W / 2 tokens and score what the one before did not reach, so that a token is predicted after half a window of
+    context or more, unless fewer tokens stand before it.
+
+    Args:
+        model: Any model that runs over whole sequences.
+        ids_N: Token ids; may be memory-mapped.
+        window: W.
+        device: Where the model is.
+        vocab_size: V, to bound the logits held in memory.
+        overlaps: Whether windows overlap by half.
+        tokens_at_once: Tokens of the windows that run side by side, at most, but one window always; ``None``: 256
+            windows, or what fits in memory.
+        on_part: Called between two batches of windows; may raise to stop.
+
+    Returns:
+        The sum over N - 1 tokens.
     """
     num_scored = len(ids_N) - 1
-    num_full = num_scored // window
-    batch = max(1, min(256, _LOGITS_IN_MEMORY // (window * vocab_size)))
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    groups: list[np.ndarray] = [
-        np.arange(first, min(first + batch, num_full))[:, None] * window + np.arange(window)
-        for first in range(0, num_full, batch)
-    ]
-    if num_full * window < num_scored:
-        groups.append(np.arange(num_full * window, num_scored)[None, :])
-    for position_BT in groups:
-        logits_BTV, _ = model(_to_tensor(ids_N[position_BT], device), None)
-        total += _sum_nats(logits_BTV, _to_tensor(ids_N[position_BT + 1], device), None)
-    return ScoreSum(float(total), num_scored)
+    spans = _windows(num_scored, window, window // 2 if overlaps else 0)
+    nats = _score_spans(model, ids_N, spans, device, vocab_size, tokens_at_once, on_part)
+    return ScoreSum(float(nats.sum()), num_scored)
 
 
 @torch.inference_mode()
@@ -130,21 +140,29 @@ def score_lines(
     end_ids: list[int],
     device: torch.device,
     vocab_size: int,
+    window: int | None = None,
+    tokens_at_once: int | None = None,
 ) -> list[ScoreSum]:
     """Score each line by itself, side by side: its tokens and the line end, from an empty state.
 
     Args:
-        model: Any model that takes a state.
+        model: Any model that runs over whole sequences.
         lines: Token ids of each line, without its end.
         start_id: What stands before the first token; not scored.
         end_ids: What stands after the last.
         device: Where the model is.
         vocab_size: V, to bound the logits held in memory.
+        window: Most tokens that the model reads at once; a longer line is scored in windows that overlap by half,
+            as in ``score_windows``. ``None``: its state is carried along the line.
+        tokens_at_once: As in ``score_windows``; for windows only.
 
     Returns:
         One sum a line, in order.
     """
     rows = [[start_id, *line, *end_ids] for line in lines]
+    if window is not None:
+        nats = _score_rows_in_windows(model, rows, window, device, vocab_size, tokens_at_once)
+        return [ScoreSum(float(sum_), len(row) - 1) for sum_, row in zip(nats, rows, strict=True)]
     longest = max(map(len, rows))
     ids_BT = np.zeros((len(rows), longest), dtype=np.int64)
     for row_T, row in zip(ids_BT, rows, strict=True):
@@ -157,17 +175,86 @@ def score_lines(
         last = min(first + chunk, longest - 1)
         targets_BT = _to_tensor(ids_BT[:, first + 1 : last + 1], device)
         logits_BTV, state = model(_to_tensor(ids_BT[:, first:last], device), state)
-        nats_BT = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none")
         is_real_BT = torch.arange(first + 1, last + 1, device=device) < length_B.unsqueeze(1)
-        nats_B += (nats_BT.view_as(targets_BT).double() * is_real_BT).sum(dim=1)
+        nats_B += _nats(logits_BTV, targets_BT, is_real_BT).sum(dim=1)
     return [ScoreSum(nats, len(row) - 1) for nats, row in zip(nats_B.tolist(), rows, strict=True)]
 
 
-def _sum_nats(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
-    nats = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none")
-    if mask_BT is not None:
-        nats = nats[mask_BT.flatten()]
-    return nats.sum(dtype=torch.float64)
+def _score_rows_in_windows(
+    model: SequenceModel,
+    rows: list[list[int]],
+    window: int,
+    device: torch.device,
+    vocab_size: int,
+    tokens_at_once: int | None,
+) -> npt.NDArray[np.float64]:
+    """The sum of each row, all of them end to end as one text, of which no window spans two."""
+    ids_N = np.concatenate([np.array(row, dtype=np.int64) for row in rows])
+    starts = np.cumsum([0, *map(len, rows)])
+    spans = [_windows(len(row) - 1, window, window // 2) + start for row, start in zip(rows, starts, strict=False)]
+    nats = _score_spans(model, ids_N, np.concatenate(spans), device, vocab_size, tokens_at_once, None)
+    row_of_span = np.repeat(np.arange(len(rows)), [len(of_row) for of_row in spans])
+    sums: npt.NDArray[np.float64] = np.zeros(len(rows))
+    np.add.at(sums, row_of_span, nats)
+    return sums
+
+
+def _windows(num_scored: int, window: int, overlap: int) -> npt.NDArray[np.int64]:
+    """Windows over a text of ``num_scored`` + 1 tokens: rows of begin, first, end.
+
+    A window reads tokens begin … end - 1, of which the predictions after first … end - 1 are scored.
+
+    >>> _windows(10, 4, 0).tolist()
+    [[0, 0, 4], [4, 4, 8], [8, 8, 10]]
+    >>> _windows(10, 4, 2).tolist()
+    [[0, 0, 4], [2, 4, 6], [4, 6, 8], [6, 8, 10]]
+    """
+    firsts = np.arange(min(window, num_scored), num_scored, window - overlap)
+    ends = np.minimum(firsts + window - overlap, num_scored)
+    # The last window reaches back as far as the others where they overlap; else it is short.
+    begins = ends - window if overlap else firsts
+    later = np.stack([begins, firsts, ends], axis=1)
+    first = [[0, 0, min(window, num_scored)]] if num_scored else []
+    return np.concatenate([np.array(first, dtype=np.int64).reshape(-1, 3), later])
+
+
+def _score_spans(
+    model: SequenceModel,
+    ids_N: np.ndarray,
+    spans: npt.NDArray[np.int64],
+    device: torch.device,
+    vocab_size: int,
+    tokens_at_once: int | None,
+    on_part: Callable[[], None] | None,
+) -> npt.NDArray[np.float64]:
+    """The nats of each window that ``_windows`` lays out; those of one length run side by side."""
+    widths = spans[:, 2] - spans[:, 0]
+    order = np.argsort(-widths, kind="stable")
+    nats = np.zeros(len(spans))
+    done = 0
+    while done < len(order):
+        if on_part is not None:
+            on_part()
+        width = int(widths[order[done]])
+        most = 256 if tokens_at_once is None else tokens_at_once // width
+        batch = order[done : done + max(1, min(most, _LOGITS_IN_MEMORY // (width * vocab_size)))]
+        begin_B1, first_B1, end_B1 = (spans[batch, column, None] for column in range(3))
+        position_BT = begin_B1 + np.arange(width)
+        is_scored_BT = (position_BT >= first_B1) & (position_BT < end_B1)
+        # Windows that have ended read on at their last token; what they read is not scored.
+        position_BT = np.minimum(position_BT, end_B1 - 1)
+        logits_BTV, _ = model(_to_tensor(ids_N[position_BT], device), None)
+        mask_BT = torch.from_numpy(is_scored_BT).to(device)
+        nats_BT = _nats(logits_BTV, _to_tensor(ids_N[position_BT + 1], device), mask_BT)
+        nats[batch] = nats_BT.sum(dim=1).cpu().numpy()
+        done += len(batch)
+    return nats
+
+
+def _nats(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Negative log-probabilities in fp64, shape (B, T); 0 where the mask is False."""
+    nats_N = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none")
+    return nats_N.view_as(targets_BT).double().masked_fill(~mask_BT, 0.0)
 
 
 def _to_tensor(ids: np.ndarray, device: torch.device) -> Tensor:

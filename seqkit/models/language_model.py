@@ -25,6 +25,9 @@ class RecurrentLanguageModel(nn.Module):
             layer from D to E stands between (Press and Wolf 2017).
     """
 
+    context_length: None = None
+    """It reads any number of tokens, and carries what it read in its state."""
+
     def __init__(
         self,
         vocab_size: int,

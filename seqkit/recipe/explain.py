@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from seqkit.recipe.config import FaultAtKeyError
 from seqkit.recipe.faults import Fault, KeyPath, Origins, dotted
 from seqkit.recipe.keys import Slot, all_keys, item, slot_of
 from seqkit.recipe.suggest import did_you_mean, suggestion
@@ -122,7 +123,9 @@ def _faults_of(found: _Found, root: type[BaseModel], data: Any, origins: Origins
             words = [str(word) for option in found.slot.options for word in get_args(option)]
             return [origins.fault(path, choice_message(value, words))]
         case "value_error":
-            return [origins.fault(path, str(found.context.get("error", found.message)), at_key=True)]
+            error = found.context.get("error", found.message)
+            at = (*path, *error.path) if isinstance(error, FaultAtKeyError) else path
+            return [origins.fault(at, str(error), at_key=True)]
         case "finite_number":
             return [origins.fault(path, f"must be a finite number, found {in_words(value)}")]
         case kind if kind in _RANGES:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from seqkit.recipe.config import LOCAL_PATH
 from seqkit.recipe.faults import KeyPath
 
 
@@ -25,12 +26,14 @@ class Slot:
         options: The types, None aside.
         nullable: Whether null may stand there too.
         discriminator: The key that tells mapping types apart, where there is one.
+        is_path: Whether the path of one file may stand there.
         field: The schema's field, for its description and default; None at the root and inside lists.
     """
 
     options: tuple[Any, ...]
     nullable: bool = False
     discriminator: str | None = None
+    is_path: bool = False
     field: FieldInfo | None = None
 
     @property
@@ -73,7 +76,7 @@ class Slot:
 def slot_of(annotation: Any, field: FieldInfo | None = None, discriminator: str | None = None) -> Slot:
     """The slot that a type annotation describes."""
     options: list[Any] = []
-    nullable = False
+    nullable = is_path = False
     pending = [annotation]
     while pending:
         kind = pending.pop(0)
@@ -81,6 +84,7 @@ def slot_of(annotation: Any, field: FieldInfo | None = None, discriminator: str 
         if origin is Annotated:
             inner, *extras = get_args(kind)
             discriminator = discriminator or _discriminator_among(extras)
+            is_path = is_path or LOCAL_PATH in extras
             pending.insert(0, inner)
         elif origin in (Union, types.UnionType):
             pending[:0] = get_args(kind)
@@ -88,7 +92,7 @@ def slot_of(annotation: Any, field: FieldInfo | None = None, discriminator: str 
             nullable = True
         else:
             options.append(kind)
-    return Slot(options=tuple(options), nullable=nullable, discriminator=discriminator, field=field)
+    return Slot(options=tuple(options), nullable=nullable, discriminator=discriminator, is_path=is_path, field=field)
 
 
 def slot_of_field(field: FieldInfo) -> Slot:

@@ -16,12 +16,13 @@ from pydantic import ValidationError
 
 from seqkit.errors import CheckpointError, RecipeError, UsageError
 from seqkit.recipe import yaml12
+from seqkit.recipe.config import Config
 from seqkit.recipe.explain import explain, in_words, unknown_task
 from seqkit.recipe.faults import Fault, KeyPath, Origins
 from seqkit.recipe.keys import item
 from seqkit.recipe.library import find_shipped, shipped_recipes
 from seqkit.recipe.overrides import apply_overrides, read_overrides
-from seqkit.recipe.schema import RECIPE_TYPES, Config, Recipe
+from seqkit.recipe.recipe_types import RECIPE_TYPES, Recipe
 from seqkit.recipe.sources import expand_sources
 from seqkit.recipe.suggest import did_you_mean
 

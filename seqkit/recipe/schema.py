@@ -8,24 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-DataSource = str | list[str]
-"""``builtin:NAME``, ``catalog:NAME[/SPLIT]``, a path or glob (``.gz`` is read as it is), or a list of these."""
-
-
-class Config(BaseModel):
-    """Base of all configs: frozen, strict about types, no unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
+from seqkit.recipe.config import (
+    Config,
+    DataSource,
+    FaultAtKeyError,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
+from seqkit.recipe.tokenizer_schema import CharTokenizer, TokenizerConfig
 
 
 class TextData(Config):
@@ -52,40 +46,6 @@ class TextData(Config):
         if self.valid is not None and self.valid_fraction is not None:
             raise ValueError("give valid or valid_fraction, not both")
         return self
-
-
-class CharTokenizer(Config):
-    """One token a Unicode character."""
-
-    type: Literal["char"]
-    """One token a character."""
-    unseen: Literal["bytes", "unk", "error"] = "bytes"
-    """A character that training did not see: spelled as its UTF-8 bytes, one `<unk>`, or an error."""
-    min_frequency: PositiveInt = 1
-    """Characters seen fewer times than this in training count as unseen."""
-
-
-class ByteTokenizer(Config):
-    """One token a UTF-8 byte: 256 tokens, no training."""
-
-    type: Literal["byte"]
-    """One token a UTF-8 byte."""
-
-
-class WordTokenizer(Config):
-    """One token a blank-separated word, and one `<eos>` a line end."""
-
-    type: Literal["word"]
-    """One token a blank-separated word, one `<eos>` a line."""
-    max_size: PositiveInt | None = None
-    """Keep at most this many words, the most frequent first (ties in code-point order)."""
-    min_frequency: PositiveInt = 1
-    """Words seen fewer times than this in training become `<unk>`."""
-    lowercase: bool = False
-    """Lower-case the text first."""
-
-
-TokenizerConfig = Annotated[CharTokenizer | ByteTokenizer | WordTokenizer, Field(discriminator="type")]
 
 
 class RecurrentModel(Config):
@@ -142,7 +102,51 @@ class GruModel(RecurrentModel):
     """Reset gate applied after the recurrent product (as cuDNN has it; fast) or before it (Cho et al. 2014)."""
 
 
-LmModel = Annotated[RnnModel | LstmModel | GruModel, Field(discriminator="type")]
+RecurrentLm = RnnModel | LstmModel | GruModel
+
+
+class TransformerLm(Config):
+    """Causal Transformer, a GPT (Vaswani et al. 2017; Radford et al. 2018)."""
+
+    type: Literal["transformer"]
+    """Causal Transformer, a GPT (Vaswani et al. 2017; Radford et al. 2018)."""
+    num_layers: PositiveInt = 4
+    """Layers, one above the other."""
+    d_model: PositiveInt = 256
+    """Width of the embedding and of the layers."""
+    num_heads: PositiveInt = 4
+    """Attention heads; they divide `d_model`."""
+    d_feed_forward: PositiveInt | None = None
+    """Width of the feed-forward parts; null: four times `d_model`."""
+    dropout: Probability = 0.0
+    """Dropout on the embedding, at the end of each branch and inside the feed-forward parts."""
+    attention_dropout: Probability = 0.0
+    """Dropout on attention weights."""
+    activation: Literal["relu", "gelu", "geglu", "swiglu"] = "gelu"
+    """Of the feed-forward parts; the last two are gated (Shazeer 2020)."""
+    norm: Literal["pre", "post"] = "pre"
+    """Layer normalisation before each branch, which trains more easily, or after it (the 2017 paper)."""
+    positions: Literal["learned", "sinusoidal", "rotary"] = "rotary"
+    """How positions are told: a trained vector each, sines added to the embedding, or queries and keys turned
+    (Su et al. 2021)."""
+    context_length: PositiveInt | None = None
+    """Most tokens that the model looks back over; null: `train.sequence_length`."""
+    tie_embeddings: bool = False
+    """Share the embedding matrix with the output layer (Press and Wolf 2017)."""
+    output_bias: Literal["zero", "unigram"] = "zero"
+    """Initial output bias: zero, or the log frequency of each token, which large vocabularies learn slowly."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TransformerLm:
+        if self.d_model % self.num_heads:
+            raise FaultAtKeyError(("num_heads",), f"{self.num_heads} heads do not divide d_model {self.d_model}")
+        if self.positions == "rotary" and self.d_model // self.num_heads % 2:
+            width = self.d_model // self.num_heads
+            raise FaultAtKeyError(("positions",), f"rotary needs an even d_model / num_heads, found {width}")
+        return self
+
+
+LmModel = Annotated[RecurrentLm | TransformerLm, Field(discriminator="type")]
 
 
 class Sgd(Config):
@@ -323,12 +327,15 @@ class LmTraining(Training):
     batch_tokens: PositiveInt | None = None
     """Tokens in a batch, instead of `batch_size`: the batch holds batch_tokens // sequence_length sequences."""
     sequence_length: PositiveInt = 64
-    """Steps of back-propagation through time."""
-    bptt: Literal["truncated", "full", "windows"] = "truncated"
+    """Steps of back-propagation through time; of a Transformer, tokens that it learns from at once."""
+    bptt: Literal["truncated", "full", "windows", "stride"] | None = None
     """truncated: contiguous columns, state carried, gradient cut every `sequence_length`; full: gradient through
-    the whole column, one update an epoch; windows: random windows from an empty state."""
-    reset_probability: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Chance, for each column of each batch, that its carried state is reset, so that the model learns to begin."""
+    the whole column, one update an epoch; windows: random windows from an empty state; stride: windows one after the
+    other that cover the text once an epoch, from a new place and in a new order each time. null: truncated for
+    recurrent models, windows for a Transformer, which carries no state."""
+    reset_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Chance, for each column of each batch, that its carried state is reset, so that the model learns to begin;
+    null: 0.01 for recurrent models. A Transformer has none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -379,9 +386,69 @@ class LmEvaluateOptions(Config):
     """Defaults of `seqkit evaluate` for this model; a flag wins over them."""
 
     window: PositiveInt | None = None
-    """Score in windows of this many tokens."""
+    """Score in windows of this many tokens; null: one stream, or of a Transformer its context."""
     reset_state: bool = False
-    """Begin each window from an empty state instead of carrying it on."""
+    """Begin each window from an empty state, instead of carrying it on or, of a Transformer, letting windows
+    overlap by half."""
+
+
+class ScoreOptions(Config):
+    """Defaults of `seqkit score`; a flag wins over them. The keys that change a number are sacreBLEU's."""
+
+    metric: Annotated[list[Literal["bleu", "chrf", "chrf++", "ter"]], Field(min_length=1)] = ["bleu"]
+    """What to score with: `bleu`, `chrf`, `chrf++` (chrF with word order 2), `ter`."""
+    tokenize: Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab"] = "13a"
+    """BLEU: how words are split."""
+    lowercase: bool = False
+    """BLEU: lower-case both sides first."""
+    smooth_method: Literal["exp", "floor", "add-k", "none"] = "exp"
+    """BLEU: what stands in for an n-gram precision of zero (Chen and Cherry 2014)."""
+    smooth_value: PositiveFloat | None = None
+    """BLEU: the value of `floor` (0.1) or `add-k` (1)."""
+    chrf_char_order: PositiveInt = 6
+    """chrF: longest character n-gram."""
+    chrf_word_order: NonNegativeInt = 0
+    """chrF: longest word n-gram; 2 is chrF++."""
+    chrf_beta: PositiveInt = 2
+    """chrF: how much more recall counts than precision."""
+    chrf_lowercase: bool = False
+    """chrF: lower-case both sides first."""
+    chrf_whitespace: bool = False
+    """chrF: count blanks as characters."""
+    chrf_eps_smoothing: bool = False
+    """chrF: smooth as chrF++.py, NLTK and Moses do, instead of leaving empty orders out."""
+    ter_normalized: bool = False
+    """TER: split punctuation from words first."""
+    ter_no_punct: bool = False
+    """TER: drop punctuation first."""
+    ter_asian_support: bool = False
+    """TER: let `ter_normalized` and `ter_no_punct` treat Chinese and Japanese characters too."""
+    ter_case_sensitive: bool = False
+    """TER: keep case; otherwise both sides are lower-cased."""
+    bootstrap: bool = False
+    """Paired bootstrap resampling against the first system; for one system, an interval."""
+    approximate_randomization: bool = False
+    """Paired approximate randomization against the first system."""
+    samples: PositiveInt | None = None
+    """How many resamples (1000) or randomization trials (10000)."""
+    seed: NonNegativeInt = 12345
+    """Seed of either test."""
+    length_bounds: list[NonNegativeInt] = [10, 20, 30]
+    """The longest length of each bucket of `--by-length`; one more bucket holds what is longer."""
+    length_unit: Literal["words", "characters"] = "words"
+    """What lengths are counted in; words are separated by blanks."""
+    width: NonNegativeInt = 1
+    """Decimals of printed scores."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ScoreOptions:
+        if self.smooth_value is not None and self.smooth_method not in ("floor", "add-k"):
+            raise ValueError(f"smooth_value is for smooth_method floor and add-k, not {self.smooth_method}")
+        if self.bootstrap and self.approximate_randomization:
+            raise ValueError("choose bootstrap or approximate_randomization, not both")
+        if self.length_bounds != sorted(set(self.length_bounds)):
+            raise ValueError(f"length_bounds must rise, found {', '.join(map(str, self.length_bounds))}")
+        return self
 
 
 class LmRecipe(Config):
@@ -404,9 +471,60 @@ class LmRecipe(Config):
     evaluate: LmEvaluateOptions = Field(default_factory=LmEvaluateOptions)
     """Defaults of `seqkit evaluate`."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _settle_by_model(cls, value: Any) -> Any:
+        """Fill in what depends on another section, so that a resolved recipe says it."""
+        if not isinstance(value, dict):
+            return value
+        model, train = value.get("model"), value.get("train")
+        if not (isinstance(model, dict) and isinstance(train, dict)):
+            return value
+        if model.get("type") != "transformer":
+            return {**value, "train": _with_defaults(train, bptt="truncated", reset_probability=0.01)}
+        length = train.get("sequence_length", LmTraining.model_fields["sequence_length"].default)
+        if type(length) is int and length > 0:  # else it is a fault of its own key alone
+            model = _with_defaults(model, context_length=length)
+        return {**value, "model": model, "train": _with_defaults(train, bptt="windows")}
 
-Recipe = LmRecipe
-"""Any recipe; a union over tasks as more are added."""
+    @model_validator(mode="after")
+    def _one_text(self) -> LmRecipe:
+        if self.tokenizer.joint is not None:
+            raise ValueError("tokenizer.joint is for translation: a language model has one text")
+        return self
 
-RECIPE_TYPES: dict[str, type[LmRecipe]] = {"lm": LmRecipe}
-"""Task name to the type that its recipes must have."""
+    @model_validator(mode="after")
+    def _no_state_to_carry(self) -> LmRecipe:
+        train = self.train
+        if isinstance(self.model, TransformerLm):
+            if train.bptt in ("truncated", "full"):
+                raise FaultAtKeyError(
+                    ("train", "bptt"), f"{train.bptt} is for recurrent models; a transformer takes windows or stride"
+                )
+            if train.reset_probability is not None:
+                raise FaultAtKeyError(
+                    ("train", "reset_probability"), "is for recurrent models; a transformer carries no state"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _within_the_context(self) -> LmRecipe:
+        context_length = self.model.context_length if isinstance(self.model, TransformerLm) else None
+        if context_length is None:
+            return self
+        if self.train.sequence_length > context_length:
+            found = self.train.sequence_length
+            raise FaultAtKeyError(
+                ("train", "sequence_length"), f"must be at most model.context_length, {context_length}; found {found}"
+            )
+        if self.evaluate.window is not None and self.evaluate.window > context_length:
+            found = self.evaluate.window
+            raise FaultAtKeyError(
+                ("evaluate", "window"), f"must be at most model.context_length, {context_length}; found {found}"
+            )
+        return self
+
+
+def _with_defaults(section: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """The section with keys that are missing or null filled in."""
+    return {**section, **{key: default for key, default in defaults.items() if section.get(key) is None}}

@@ -153,6 +153,19 @@ def read_checkpoint(path: Path, *, train_state: bool = True) -> Checkpoint:
             folder = newer
 
 
+def read_task(path: Path) -> str:
+    """The task of a model folder, from its facts alone; ``read_checkpoint`` verifies the rest.
+
+    Raises:
+        CheckpointError: There are no facts, or they do not say.
+    """
+    folder = step_folders.resolve(path)
+    task = _read_facts(folder / FACTS_NAME).get("task")
+    if not isinstance(task, str):
+        raise CheckpointError(f"{folder / FACTS_NAME}: does not name the model's task", hint=_HINT)
+    return task
+
+
 def _read(folder: Path, *, train_state: bool) -> Checkpoint:
     sums = _read_sums(folder)
     if not train_state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,11 +23,11 @@ class ModelChoice:
     source: Literal["--model", "SEQKIT_MODEL", "newest run"]
 
 
-def find_model(task: str, flag: Path | None, runs_dir: Path) -> ModelChoice:
+def find_model(tasks: str | Sequence[str], flag: Path | None, runs_dir: Path) -> ModelChoice:
     """Choose the model for a command.
 
     Args:
-        task: Such as ``lm``; it matters only where no model is named.
+        tasks: Such as ``lm``, one or several; they matter only where no model is named.
         flag: What ``--model`` says.
         runs_dir: Where finished runs are looked for.
 
@@ -38,10 +39,11 @@ def find_model(task: str, flag: Path | None, runs_dir: Path) -> ModelChoice:
     named = os.environ.get("SEQKIT_MODEL")
     if named:
         return ModelChoice(path=_existing(Path(named).expanduser(), "SEQKIT_MODEL"), source="SEQKIT_MODEL")
-    newest = _newest_finished(task, runs_dir)
+    wanted = [tasks] if isinstance(tasks, str) else list(tasks)
+    newest = _newest_finished(wanted, runs_dir)
     if newest is None:
         raise UsageError(
-            f"no model found: no finished run of the task {task} under {runs_dir}",
+            f"no model found: no finished run of the task {' or '.join(wanted)} under {runs_dir}",
             hint="train one, or name one with --model or SEQKIT_MODEL",
         )
     return ModelChoice(path=newest, source="newest run")
@@ -54,7 +56,7 @@ def _existing(path: Path, source: str) -> Path:
     return path
 
 
-def _newest_finished(task: str, runs_dir: Path) -> Path | None:
+def _newest_finished(tasks: list[str], runs_dir: Path) -> Path | None:
     finished: list[tuple[str, Path]] = []
     for run_dir in find_runs(runs_dir):
         try:
@@ -62,6 +64,6 @@ def _newest_finished(task: str, runs_dir: Path) -> Path | None:
             step_folders.resolve(run_dir)
         except CheckpointError:
             continue
-        if record.get("status") == "completed" and record.get("task") == task:
+        if record.get("status") == "completed" and record.get("task") in tasks:
             finished.append((str(record.get("end")), run_dir))
     return max(finished)[1] if finished else None

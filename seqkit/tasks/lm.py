@@ -7,25 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, WindowBatches
+from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, StrideBatches, WindowBatches
 from seqkit.data.corpora import LmCorpora, prepare_text_corpora
+from seqkit.data.epochs import ReencodedBatches, ReencodedText
 from seqkit.data.store import ProgressCallback, TokenStore, token_counts
 from seqkit.decoding.sampling import SamplingRule, generate, row_generators
-from seqkit.decoding.scoring import ScoreSum, score_stream
+from seqkit.decoding.scoring import ScoreSum, score_stream, score_windows
 from seqkit.errors import DataError
 from seqkit.metrics.language_model import LanguageModelScore, language_model_score
-from seqkit.models.build import build_language_model, set_unigram_bias
+from seqkit.models.build import LanguageModel, build_language_model, set_unigram_bias
 from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.models.linear_cross_entropy import linear_cross_entropy
 from seqkit.models.recurrent import detach_state, reset_rows
-from seqkit.recipe.schema import LmRecipe
-from seqkit.tokenizers.base import Tokenizer
+from seqkit.models.transformer_decoder import TransformerDecoder
+from seqkit.recipe import tokenizer_schema
+from seqkit.recipe.schema import LmRecipe, LmTraining
+from seqkit.tokenizers.base import TokenArray, Tokenizer
+from seqkit.tokenizers.bpe import BpeTokenizer
+from seqkit.tokenizers.bpe_dropout import BpeDropout
 from seqkit.training.device import model_device
 from seqkit.training.loop import LossSum
 
@@ -33,6 +39,9 @@ _VALIDATION_COLUMNS = 32
 _VALIDATION_BURN_IN = 128
 """Validation during training runs in columns, each warmed up by this many tokens: many times faster than one
 stream, and within 0.002 nats of it for the shipped recipes. ``seqkit evaluate`` runs one stream."""
+
+TOKENS_AT_ONCE = 4096
+"""Tokens that a Transformer scores at once: enough for matrix products at full rate, and memory stays small."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,9 @@ class PreparedLm:
         text = f"{name}, {train.num_tokens:,} train / {valid.num_tokens:,} validation {self.unit}s"
         if self.corpora.tokenizer.unk_id is not None:
             text += f", unknown {_percent(train)} / {_percent(valid)}"
+        dropout = _tokenizer_dropout(self.recipe)
+        if dropout:
+            text += f", BPE-dropout {dropout:g}"
         return text
 
     def facts(self) -> dict[str, Any]:
@@ -73,7 +85,7 @@ class PreparedLm:
             "data": {"train": _store_facts(self.corpora.train), "valid": _store_facts(self.corpora.valid)},
         }
 
-    def build_model(self) -> RecurrentLanguageModel:
+    def build_model(self) -> LanguageModel:
         """A fresh model."""
         model = build_language_model(self.recipe.model, self.corpora.tokenizer.vocab_size)
         if self.recipe.model.output_bias == "unigram":
@@ -85,34 +97,54 @@ class PreparedLm:
         device = model_device(model)
         inputs_BT = torch.from_numpy(batch.inputs_BT).to(device, non_blocking=True)
         targets_BT = torch.from_numpy(batch.targets_BT).to(device, non_blocking=True)
-        assert isinstance(model, RecurrentLanguageModel)
-        if carry is not None and batch.resets_B is not None:
-            resets_B = torch.from_numpy(batch.resets_B).to(device, non_blocking=True)
-            carry = reset_rows(carry, model.initial_state(None, len(batch.resets_B)), resets_B)
-        hidden_BTD, state = model.hidden(inputs_BT, carry)
+        carried = None
+        if isinstance(model, TransformerDecoder):
+            hidden_BTD, _ = model.hidden(inputs_BT)
+        else:
+            assert isinstance(model, RecurrentLanguageModel)
+            if carry is not None and batch.resets_B is not None:
+                resets_B = torch.from_numpy(batch.resets_B).to(device, non_blocking=True)
+                carry = reset_rows(carry, model.initial_state(None, len(batch.resets_B)), resets_B)
+            hidden_BTD, state = model.hidden(inputs_BT, carry)
+            carried = detach_state(state)
         output = model.output
         nats, _ = linear_cross_entropy(hidden_BTD.flatten(0, 1), output.weight, output.bias, targets_BT.flatten())
-        return LossSum(nats, targets_BT.numel(), carry=detach_state(state))
+        return LossSum(nats, targets_BT.numel(), carry=carried)
 
     def evaluate(self, model: nn.Module, on_part: Callable[[], None]) -> dict[str, float]:
-        """Scores on the whole validation set, state carried, in warmed-up columns."""
-        assert isinstance(model, RecurrentLanguageModel)
-        store = self.corpora.valid
-        total = score_stream(
-            model,
-            store.ids,
-            device=model_device(model),
-            vocab_size=model.vocab_size,
-            num_columns=_VALIDATION_COLUMNS,
-            burn_in=_VALIDATION_BURN_IN,
-            on_part=on_part,
-        )
+        """Scores on the whole validation set: state carried, in warmed-up columns.
+
+        A Transformer reads windows from an empty context, as in training: ``seqkit evaluate --reset-state`` does the
+        same, and without that flag it gives every token half a context at least, which takes twice as long.
+        """
+        assert isinstance(model, LanguageModel)
+        store, device = self.corpora.valid, model_device(model)
+        if model.context_length is not None:
+            total = score_windows(
+                model,
+                store.ids,
+                window=model.context_length,
+                device=device,
+                vocab_size=model.vocab_size,
+                tokens_at_once=TOKENS_AT_ONCE,
+                on_part=on_part,
+            )
+        else:
+            total = score_stream(
+                model,
+                store.ids,
+                device=device,
+                vocab_size=model.vocab_size,
+                num_columns=_VALIDATION_COLUMNS,
+                burn_in=_VALIDATION_BURN_IN,
+                on_part=on_part,
+            )
         score = store_score(total, store, self.corpora.tokenizer)
         return {key: value for key, value in score.as_dict().items() if not key.startswith("num_")}
 
     def show_sample(self, model: nn.Module, length: int) -> str:
         """A sample at temperature 0.8 from the start token; the same draws every time."""
-        assert isinstance(model, RecurrentLanguageModel)
+        assert isinstance(model, LanguageModel)
         tokenizer = self.corpora.tokenizer
         device = model_device(model)
         drawn = generate(
@@ -141,25 +173,48 @@ def prepare_lm(
             path="data.valid",
             hint="raise data.valid_fraction, or name a longer validation text in data.valid",
         )
-    train = recipe.train
-    ids = corpora.train.ids
+    lay_out = partial(_lay_out, train=recipe.train, seed=seed)
+    # With dropout too: a text that is too short is found before training.
+    batches = lay_out(corpora.train.ids)
+    dropout = _tokenizer_dropout(recipe)
+    if dropout:
+        assert isinstance(corpora.tokenizer, BpeTokenizer)
+        text = ReencodedText(
+            stretch=corpora.train_text,
+            dropout=BpeDropout(corpora.tokenizer, dropout),
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+        batches = ReencodedBatches(text, lay_out, num_epochs=recipe.train.max_epochs)
+    return PreparedLm(recipe, corpora, batches, seed)
+
+
+def _lay_out(ids: TokenArray, *, train: LmTraining, seed: int) -> BatchOrder:
+    """The batches of a text."""
     name = "data.train"
-    batches: BatchOrder
     match train.bptt:
         case "truncated":
-            batches = ColumnBatches(
+            return ColumnBatches(
                 ids,
                 train.num_columns,
                 train.sequence_length,
-                reset_probability=train.reset_probability,
+                reset_probability=train.reset_probability or 0.0,
                 seed=seed,
                 name=name,
             )
         case "full":
-            batches = FullBatches(ids, train.num_columns, name=name)
+            return FullBatches(ids, train.num_columns, name=name)
         case "windows":
-            batches = WindowBatches(ids, train.num_columns, train.sequence_length, seed=seed, name=name)
-    return PreparedLm(recipe, corpora, batches, seed)
+            return WindowBatches(ids, train.num_columns, train.sequence_length, seed=seed, name=name)
+        case "stride":
+            return StrideBatches(ids, train.num_columns, train.sequence_length, seed=seed, name=name)
+        case None:
+            raise AssertionError("the recipe fills in bptt")
+
+
+def _tokenizer_dropout(recipe: LmRecipe) -> float:
+    """The probability of BPE-dropout; 0 for other tokenizers."""
+    return recipe.tokenizer.dropout if isinstance(recipe.tokenizer, tokenizer_schema.BpeTokenizer) else 0.0
 
 
 def store_score(total: ScoreSum, store: TokenStore, tokenizer: Tokenizer) -> LanguageModelScore:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from seqkit.data.store import ProgressCallback
-from seqkit.recipe.schema import LmRecipe, Recipe
-from seqkit.tasks.lm import prepare_lm
+from seqkit.recipe.recipe_types import Recipe
+from seqkit.recipe.schema import LmRecipe
+from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe
 from seqkit.training.prepared import Prepared
 
 
@@ -21,4 +22,10 @@ def prepare(recipe: Recipe, cache_dir: Path, *, seed: int, on_progress: Progress
     """
     match recipe:
         case LmRecipe():
+            from seqkit.tasks.lm import prepare_lm
+
             return prepare_lm(recipe, cache_dir, seed=seed, on_progress=on_progress)
+        case Seq2SeqRecipe():
+            from seqkit.tasks.seq2seq import prepare_seq2seq
+
+            return prepare_seq2seq(recipe, cache_dir, seed=seed, on_progress=on_progress)

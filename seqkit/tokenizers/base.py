@@ -53,7 +53,7 @@ class Tokenizer(Protocol):
 
     @property
     def type(self) -> str:
-        """Name in the registry: ``char``, ``byte``, ``word``."""
+        """Name in the registry: ``char``, ``byte``, ``word``, ``bpe``."""
         ...
 
     @property
@@ -63,7 +63,7 @@ class Tokenizer(Protocol):
 
     @property
     def unit(self) -> str:
-        """What a token is, for "nats per …": ``character``, ``byte`` or ``word``."""
+        """What a token is, for "nats per …": ``character``, ``byte``, ``word`` or ``piece``."""
         ...
 
     @property
@@ -193,8 +193,8 @@ def whole_tokens(blocks: Iterable[str], last_boundary: Callable[[str], int]) -> 
         rest = text[cut:]
         if len(rest) > MAX_TOKEN_CHARACTERS:
             raise DataError(
-                f"the text holds a word of more than {MAX_TOKEN_CHARACTERS:,} characters",
-                hint="text without blanks needs tokenizer.type char or byte",
+                f"the text holds a word or line of more than {MAX_TOKEN_CHARACTERS:,} characters",
+                hint="text without blanks, or for type bpe without line ends, needs tokenizer.type char or byte",
             )
     if rest:
         yield rest

@@ -6,13 +6,12 @@ import codecs
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from seqkit.errors import DataError
-from seqkit.recipe import schema
 from seqkit.tokenizers.base import (
     FORMAT_KEY,
     FORMAT_VERSION,
@@ -24,6 +23,9 @@ from seqkit.tokenizers.base import (
     printable,
     smallest_dtype,
 )
+
+if TYPE_CHECKING:
+    from seqkit.recipe import tokenizer_schema
 
 Unseen = Literal["bytes", "unk", "error"]
 
@@ -232,7 +234,7 @@ class _CharStreamDecoder:
         return text
 
 
-def fit_char(config: schema.CharTokenizer, blocks: Iterable[str]) -> CharTokenizer:
+def fit_char(config: tokenizer_schema.CharTokenizer, blocks: Iterable[str]) -> CharTokenizer:
     """Collect the characters of a text.
 
     Args:

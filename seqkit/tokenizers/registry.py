@@ -6,15 +6,19 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqkit.atomic import write_text_atomic
-from seqkit.errors import CheckpointError
-from seqkit.recipe import schema
+from seqkit.errors import CheckpointError, MissingDataError, UsageError
 from seqkit.tokenizers.base import FORMAT_KEY, FORMAT_VERSION, Tokenizer
+from seqkit.tokenizers.bpe import BpeTokenizer
+from seqkit.tokenizers.bpe_learning import fit_bpe
 from seqkit.tokenizers.byte import ByteTokenizer
 from seqkit.tokenizers.char import CharTokenizer, fit_char
 from seqkit.tokenizers.word import WordTokenizer, fit_word
+
+if TYPE_CHECKING:
+    from seqkit.recipe import tokenizer_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,7 @@ class _Kind:
     line_based: bool
 
 
-def _fit_byte(_config: schema.ByteTokenizer, _blocks: Iterable[str]) -> ByteTokenizer:
+def _fit_byte(_config: tokenizer_schema.ByteTokenizer, _blocks: Iterable[str]) -> ByteTokenizer:
     """The byte tokenizer, which has nothing to learn; the text is not read."""
     return ByteTokenizer()
 
@@ -37,28 +41,59 @@ _KINDS: dict[str, _Kind] = {
     "char": _Kind(fit=fit_char, load=CharTokenizer.from_fields, line_based=CharTokenizer.line_based),
     "byte": _Kind(fit=_fit_byte, load=ByteTokenizer.from_fields, line_based=ByteTokenizer.line_based),
     "word": _Kind(fit=fit_word, load=WordTokenizer.from_fields, line_based=WordTokenizer.line_based),
+    "bpe": _Kind(fit=fit_bpe, load=BpeTokenizer.from_fields, line_based=BpeTokenizer.line_based),
 }
 """A tokenizer's name in recipes and files, and how it is made."""
 
 
-def is_line_based(config: schema.TokenizerConfig) -> bool:
+def is_line_based(config: tokenizer_schema.TokenizerConfig) -> bool:
     """Whether the tokenizer that ``config`` describes should meet a text divided only at line ends."""
     return _KINDS[config.type].line_based
 
 
-def fit_tokenizer(config: schema.TokenizerConfig, blocks: Iterable[str]) -> Tokenizer:
+def made_before(config: tokenizer_schema.TokenizerConfig) -> Tokenizer | None:
+    """The tokenizer in the file that ``config`` names; None where it names none and one is to be fitted.
+
+    Raises:
+        MissingDataError: There is no such file.
+        UsageError: It is damaged, or holds something else.
+    """
+    if config.type != "bpe" or config.path is None:
+        return None
+    path = Path(config.path)
+    if not path.exists():
+        hint = "tokenizer.path names what seqkit bpe learn has made; tokenizer.vocab_size learns one in the run"
+        raise MissingDataError("no such tokenizer file", path=path, hint=hint)
+    try:
+        tokenizer = load_tokenizer(path)
+    except CheckpointError as error:
+        raise UsageError(
+            error.message,
+            hint="tokenizer.path takes what seqkit bpe learn has made; seqkit bpe convert turns others' into that",
+        ) from error
+    if not isinstance(tokenizer, BpeTokenizer):
+        raise UsageError(f"{path}: a tokenizer of type {tokenizer.type}, where tokenizer.path takes one of type bpe")
+    return tokenizer
+
+
+def fit_tokenizer(config: tokenizer_schema.TokenizerConfig, blocks: Iterable[str]) -> Tokenizer:
     """Make the tokenizer that ``config`` describes.
 
     Args:
-        config: The ``tokenizer`` section of a recipe.
+        config: The ``tokenizer`` section of a recipe; see ``made_before`` for one that names a file.
         blocks: The training text, in pieces cut anywhere; read at most once.
 
     Returns:
         The tokenizer.
 
     Raises:
-        DataError: The text does not suit it; see ``fit_char`` and ``fit_word``.
+        DataError: The text does not suit it; see ``fit_char``, ``fit_word`` and ``fit_bpe``.
+        UsageError: ``vocab_size`` is too small for the text; see ``fit_bpe``.
+        MissingDataError: As ``made_before``, which may raise UsageError too.
     """
+    made = made_before(config)
+    if made is not None:
+        return made
     return _KINDS[config.type].fit(config, blocks)
 
 

@@ -6,11 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from seqkit.recipe import schema
 from seqkit.tokenizers.base import (
     FORMAT_KEY,
     FORMAT_VERSION,
@@ -21,6 +20,9 @@ from seqkit.tokenizers.base import (
     smallest_dtype,
     whole_tokens,
 )
+
+if TYPE_CHECKING:
+    from seqkit.recipe import tokenizer_schema
 
 UNK = "<unk>"
 EOS = "<eos>"
@@ -151,7 +153,7 @@ class _WordStreamDecoder:
         return ""
 
 
-def fit_word(config: schema.WordTokenizer, blocks: Iterable[str]) -> WordTokenizer:
+def fit_word(config: tokenizer_schema.WordTokenizer, blocks: Iterable[str]) -> WordTokenizer:
     """Count the words of a text.
 
     Args:

@@ -29,6 +29,8 @@ class LossSum:
     """Sum of negative log-likelihoods; a scalar with gradient."""
     num_tokens: int
     """Real target tokens in the sum."""
+    reported: Tensor | None = None
+    """What is shown and logged, where that is not what is minimised: the likelihood under label smoothing."""
     carry: Any = None
     """Hidden state to hand to the next batch, detached; ``None`` where nothing is carried."""
 
@@ -45,8 +47,8 @@ class Batch(Protocol):
 class BatchSource(Protocol):
     """Batches by position: a function of (seed, epoch, index), so that a run can go on anywhere."""
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch (0-based); epochs may differ."""
         ...
 
     def batch(self, epoch: int, index: int) -> Any:
@@ -74,13 +76,21 @@ class StepResult:
     """fp16 gradients overflowed: no update was made."""
 
 
-def budget_spent(config: Training, progress: Progress, num_batches: int) -> float:
+def epochs_done(progress: Progress, batches: BatchSource) -> float:
+    """Passes over the training data made, with the part of the one under way."""
+    if progress.batch_index == 0:
+        # Asking for its number of batches might have an epoch made ready that the budget never reaches.
+        return float(progress.epoch)
+    return progress.epoch + progress.batch_index / batches.num_batches(progress.epoch)
+
+
+def budget_spent(config: Training, progress: Progress, batches: BatchSource) -> float:
     """Fraction of the budget spent; at 1 or more, training is done. The tightest of the limits counts."""
     spent = 0.0
     if config.max_steps is not None:
         spent = max(spent, progress.step / config.max_steps)
     if config.max_epochs is not None:
-        spent = max(spent, (progress.epoch + progress.batch_index / num_batches) / config.max_epochs)
+        spent = max(spent, epochs_done(progress, batches) / config.max_epochs)
     if config.max_minutes is not None:
         spent = max(spent, progress.elapsed / (60 * config.max_minutes))
     return spent
@@ -108,14 +118,13 @@ def train_steps(
     """
     progress = state.progress
     began = clock() - progress.elapsed
-    num_batches = len(batches)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     device = parameters[0].device
     precision: Precision = state.precision  # type: ignore[assignment]
     state.model.train()
     while True:
         progress.elapsed = clock() - began
-        spent = budget_spent(config, progress, num_batches)
+        spent = budget_spent(config, progress, batches)
         if spent >= 1:
             return
         learning_rate = config.optimizer.lr * learning_rate_factor(
@@ -135,7 +144,7 @@ def train_steps(
             nn.utils.clip_grad_value_(parameters, config.clip_value)
         if config.clip_norm is not None:
             norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
-        nats = float(loss.nats.detach())
+        nats = float((loss.nats if loss.reported is None else loss.reported).detach())
         if not math.isfinite(nats) or (scaler is None and norm is not None and not math.isfinite(norm)):
             what = f"loss is {nats}" if not math.isfinite(nats) else f"gradient norm is {norm}"
             raise NonFiniteLossError(
@@ -147,7 +156,7 @@ def train_steps(
         if state.average is not None and not was_skipped:
             state.average.update()
         state.carry = loss.carry
-        _advance(progress, num_batches, nats, loss.num_tokens, was_skipped)
+        _advance(progress, batches.num_batches(progress.epoch), nats, loss.num_tokens, was_skipped)
         progress.elapsed = clock() - began
         yield StepResult(progress.step, nats, loss.num_tokens, learning_rate, norm, was_skipped)
 

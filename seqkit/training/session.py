@@ -21,12 +21,12 @@ from torch import nn
 import seqkit
 from seqkit.errors import CheckpointError, InterruptedRunError, NonFiniteLossError
 from seqkit.models.build import count_parameters
-from seqkit.recipe.schema import Recipe
+from seqkit.recipe.recipe_types import Recipe
 from seqkit.runs.checkpoint import Checkpoint, write_checkpoint
 from seqkit.runs.folder import RunFolder
 from seqkit.runs.metrics_log import MetricsLog
 from seqkit.training.averaging import WeightAverage
-from seqkit.training.loop import budget_spent, make_scaler, train_steps
+from seqkit.training.loop import budget_spent, epochs_done, make_scaler, train_steps
 from seqkit.training.optimizers import build_optimizer
 from seqkit.training.plateau import note_validation_loss
 from seqkit.training.precision import Precision, PrecisionChoice, autocast, probe_precision, require_precision
@@ -211,6 +211,9 @@ class Session:
         if progress.owes_evaluation:
             # A signal had come while it ran; until it is done, training must not go on.
             yield from self._settle(metrics, self._spent())
+        if self._spent() < 1:
+            # Some data is made anew for each epoch: that of the first one is set-up, so before the clock goes on.
+            self._prepared.batches.num_batches(progress.epoch)
         last_report = self._clock()
         tokens_since = 0
         steps = train_steps(self._state, self._prepared.batches, self._prepared.loss, config, clock=self._clock)
@@ -380,12 +383,10 @@ class Session:
         }
 
     def _spent(self) -> float:
-        progress = self._state.progress
-        return min(1.0, budget_spent(self._config, progress, len(self._prepared.batches)))
+        return min(1.0, budget_spent(self._config, self._state.progress, self._prepared.batches))
 
     def _epoch(self) -> float:
-        progress = self._state.progress
-        return round(progress.epoch + progress.batch_index / len(self._prepared.batches), 6)
+        return round(epochs_done(self._state.progress, self._prepared.batches), 6)
 
     def _learning_rate(self) -> float:
         rate: float = self._state.optimizer.param_groups[0]["lr"]

@@ -29,7 +29,7 @@ from seqkit.cli import console, signals
 from seqkit.cli.progress import TrainingDisplay
 from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.recipe.loading import load_recipe, resolve_recipe_text
-from seqkit.recipe.schema import AdamW, LstmModel, Recipe
+from seqkit.recipe.schema import AdamW, LmRecipe, LstmModel
 from seqkit.runs.folder import RunFolder
 from seqkit.tasks.lm import PreparedLm, prepare_lm
 from seqkit.training.device import describe_device, resolve_device, set_threads
@@ -78,7 +78,7 @@ class Workload:
     """What both sides train."""
 
     prepared: PreparedLm
-    recipe: Recipe
+    recipe: LmRecipe
     device: torch.device
     precision: Precision
     inputs_BL: Tensor
@@ -209,6 +209,7 @@ def make_bare_model(work: Workload) -> BareModel:
     """The bare model with the weights that the seqkit side begins with."""
     torch.manual_seed(_SEED)
     source = work.prepared.build_model()
+    assert isinstance(source, RecurrentLanguageModel)
     bare = BareModel(source.vocab_size, source.embedding.embedding_dim, work.config)
     copy_weights(source, bare)
     return bare.to(work.device).train()
@@ -242,6 +243,8 @@ def prepare_workload(name: str, *, precision: str, num_steps: int, device: str, 
         f"train.precision={precision}",
     ]
     recipe = load_recipe(name, overrides=overrides).recipe
+    if not isinstance(recipe, LmRecipe):
+        raise SystemExit(f"{name}: no language model")
     model, train = recipe.model, recipe.train
     is_written_for = (
         isinstance(model, LstmModel)

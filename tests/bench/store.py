@@ -82,7 +82,7 @@ def time_building(text: str, cache: str) -> dict[str, float]:
     """
     from seqkit.data.readers import open_source
     from seqkit.data.store import prepare_store
-    from seqkit.recipe.schema import CharTokenizer
+    from seqkit.recipe.tokenizer_schema import CharTokenizer
     from seqkit.tokenizers.registry import fit_tokenizer
 
     source = open_source(text)
@@ -106,7 +106,8 @@ def time_building(text: str, cache: str) -> dict[str, float]:
 def time_corpora(text: str, cache: str) -> dict[str, float]:
     """All that ``seqkit train`` does with a text before the first step, in this process: seconds and peak memory."""
     from seqkit.data.corpora import prepare_text_corpora
-    from seqkit.recipe.schema import CharTokenizer, TextData
+    from seqkit.recipe.schema import TextData
+    from seqkit.recipe.tokenizer_schema import CharTokenizer
 
     began = time.perf_counter()
     prepare_text_corpora(TextData(train=text), CharTokenizer(type="char"), Path(cache))

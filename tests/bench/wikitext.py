@@ -35,6 +35,7 @@ from seqkit.data.store import TokenStore
 from seqkit.decoding.model import SequenceModel
 from seqkit.decoding.scoring import score_stream
 from seqkit.recipe.loading import load_recipe
+from seqkit.recipe.schema import LmRecipe
 from seqkit.runs.metrics_log import read_metrics
 from seqkit.tasks.lm import prepare_lm
 from seqkit.training.device import set_threads
@@ -275,6 +276,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-") as name:
         work, cache = Path(name), Path(name) / "cache"
         recipe = load_recipe(_RECIPE, overrides=options.set).recipe
+        assert isinstance(recipe, LmRecipe)
         corpora = prepare_lm(recipe, cache, seed=0).corpora
         vocab_size = corpora.tokenizer.vocab_size
         rates = matmul_rates()

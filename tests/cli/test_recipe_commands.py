@@ -202,7 +202,7 @@ def test_torch_stays_unloaded(arguments: list[str]) -> None:
     ("words", "offered"),
     [
         ("seqkit recipe re", ["resolve"]),
-        ("seqkit recipe resolve x --set model.d_", ["model.d_model=", "model.d_embedding="]),
+        ("seqkit recipe resolve x --set model.d_", ["model.d_model=", "model.d_embedding=", "model.d_feed_forward="]),
         ("seqkit recipe validate my", ["my folder/", "my.yaml"]),
         ("seqkit recipe schema --task l", ["lm"]),
     ],

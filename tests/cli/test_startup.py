@@ -22,6 +22,8 @@ LIGHT = [
     ["train", "--help"],
     ["sample", "--help"],
     ["evaluate", "--help"],
+    ["score", "--help"],
+    ["bpe", "--help"],
     ["recipe", "ls"],
     ["recipe", "validate", "hello"],
     ["recipe", "schema"],
@@ -83,7 +85,7 @@ def test_u3_tab_completes_commands_flags_recipes_and_keys(
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").touch()
     complete = Completer(capfd, monkeypatch)
-    assert complete("seqkit tr") == ["train"]
+    assert complete("seqkit tr") == ["train", "translate"]
     assert set(complete("seqkit train --run")) == {"--run-dir", "--runs-dir"}
     assert "hello" in complete("seqkit train hel")
     assert complete("seqkit train mi") == ["mine.yaml"]

@@ -83,7 +83,7 @@ def test_s4_lines_out_are_lines_in(tiny: Tiny, seqkit: InProcess) -> None:
         for row, one in zip(rows, objects, strict=False):
             if row:
                 score, num_tokens = row.split("\t")
-                assert float(score) == pytest.approx(one["score"], abs=1e-5) and int(num_tokens) == one["num_tokens"]
+                assert float(score) == pytest.approx(one["score"], rel=1e-6) and int(num_tokens) == one["num_tokens"]
 
 
 def test_s4_no_line_gives_no_line(tiny: Tiny, seqkit: InProcess) -> None:

@@ -18,6 +18,13 @@ COMMANDS = [
     ["train"],
     ["sample"],
     ["evaluate"],
+    ["score"],
+    ["bpe"],
+    ["bpe", "learn"],
+    ["bpe", "encode"],
+    ["bpe", "decode"],
+    ["bpe", "inspect"],
+    ["bpe", "convert"],
     ["recipe"],
     ["recipe", "ls"],
     ["recipe", "show"],
@@ -34,7 +41,7 @@ COMMANDS = [
     ["data", "path"],
     ["env"],
 ]
-GROUPS = [[], ["recipe"], ["runs"], ["data"], ["train"]]
+GROUPS = [[], ["recipe"], ["runs"], ["data"], ["train"], ["score"], ["bpe"]]
 ESCAPE = "\033"
 
 

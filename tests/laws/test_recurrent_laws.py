@@ -14,7 +14,7 @@ from seqkit.models.build import build_language_model
 from seqkit.models.dropout import SequenceDropout
 from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.models.recurrent import detach_state, reset_rows
-from seqkit.recipe.schema import LmModel
+from seqkit.recipe.schema import RecurrentLm
 
 CELLS: dict[str, dict[str, Any]] = {
     "rnn_tanh": {"type": "rnn"},
@@ -52,7 +52,7 @@ def _one_torch_thread() -> None:
 
 def build(variant: dict[str, Any], **changed: Any) -> RecurrentLanguageModel:
     """A model in which every parameter, biases and initial state included, is random."""
-    config: LmModel = TypeAdapter(LmModel).validate_python({"d_model": D, **variant, **changed})
+    config: RecurrentLm = TypeAdapter(RecurrentLm).validate_python({"d_model": D, **variant, **changed})
     model = build_language_model(config, V)
     generator = torch.Generator().manual_seed(5)
     for parameter in model.parameters():

@@ -10,7 +10,7 @@ import torch
 from tiny_runs import PowerCut, run_training, tiny_recipe
 from torch import Tensor
 
-from seqkit.errors import CheckpointError, InterruptedRunError
+from seqkit.errors import CheckpointError, DataError, InterruptedRunError
 from seqkit.recipe.schema import LmRecipe
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.metrics_log import read_metrics
@@ -27,6 +27,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "gru": {"type": "gru", "num_layers": 2, "dropout": 0.3, "variational_dropout": True},
     "gru-before": {"type": "gru", "reset_gate": "before", "dropout": 0.3, "tie_embeddings": True, "d_embedding": 3},
 }
+TRANSFORMER = {"type": "transformer", "num_layers": 2, "d_model": 6, "num_heads": 3, "dropout": 0.3}
 WAYS: dict[str, dict[str, Any]] = {
     "adamw-clip": {"optimizer": {"type": "adamw", "lr": 0.02}, "clip_norm": 0.5, "reset_probability": 0.3},
     "momentum": {"optimizer": {"type": "sgd", "lr": 0.3, "momentum": 0.9}, "clip_value": 0.02},
@@ -39,6 +40,7 @@ WAYS: dict[str, dict[str, Any]] = {
     # At so high a rate the loss goes up and down, so that there are cuts to remember.
     "plateau": {"optimizer": {"type": "sgd", "lr": 8.0}, "schedule": {"type": "plateau", "patience": 0}},
     "full": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "full"},
+    "stride": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "stride"},
 }
 
 
@@ -63,7 +65,7 @@ def corpus(tmp_path: Path) -> Path:
 
 def make_recipe(corpus: Path, cell: str, way: str, **changed: Any) -> LmRecipe:
     train = {"max_steps": NUM_STEPS, "evaluate_every": 3, "log_every": 4, **WAYS[way], **changed}
-    return tiny_recipe(corpus, model=CELLS[cell], train=train)
+    return tiny_recipe(corpus, model={**CELLS, "transformer": TRANSFORMER}[cell], train=train)
 
 
 def assert_same_tree(found: Any, expected: Any, place: str = "") -> None:
@@ -124,6 +126,8 @@ def stop_and_resume(recipe: LmRecipe, folder: Path, *stops: int) -> TrainState:
         ("gru", "adam-ema-cosine"),
         ("rnn", "momentum"),
         ("gru-before", "rmsprop-windows"),
+        ("transformer", "rmsprop-windows"),
+        ("transformer", "stride"),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(cell: str, way: str, tmp_path: Path, corpus: Path) -> None:
@@ -146,6 +150,81 @@ def test_resuming_across_epochs_and_often(cell: str, stops: tuple[int, ...], tmp
     assert (whole.progress.epoch, whole.progress.batch_index) == (2, 2)
     stop_and_resume(recipe, tmp_path / "parts", *stops)
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+BPE_WAYS: dict[str, dict[str, Any]] = {
+    "columns": {"optimizer": {"type": "adamw", "lr": 0.02}, "reset_probability": 0.3},
+    "windows": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "windows"},
+    "full": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "full"},
+}
+
+
+def bpe_recipe(folder: Path, way: str, *, dropout: float = 0.4) -> LmRecipe:
+    """A recipe with BPE-dropout, in which an epoch is about 8 batches."""
+    path = folder / "words.txt"
+    words = ["low", "lower", "newest", "widest", "new"]
+    chosen = torch.randint(5, (36,), generator=torch.Generator().manual_seed(1)).tolist()
+    path.write_text("".join(words[word] + ("\n" if place % 6 == 5 else " ") for place, word in enumerate(chosen)))
+    return tiny_recipe(
+        path,
+        model=CELLS["lstm"],
+        train={"max_steps": NUM_STEPS + 6, "evaluate_every": 3, "log_every": 4, **BPE_WAYS[way]},
+        tokenizer={"type": "bpe", "num_merges": 14, "unseen": "unk", "dropout": dropout},
+    )
+
+
+@pytest.mark.parametrize(
+    ("way", "stops"), [("columns", (5,)), ("columns", (1, 2, 9, 10, 16, 17)), ("windows", (11,)), ("full", (4, 7))]
+)
+def test_resuming_with_a_text_that_is_encoded_anew_for_each_epoch(
+    way: str, stops: tuple[int, ...], tmp_path: Path
+) -> None:
+    recipe = bpe_recipe(tmp_path, way)
+    whole, _ = run_training(recipe, tmp_path / "whole")
+    assert whole.progress.epoch >= 2
+    parts = stop_and_resume(recipe, tmp_path / "parts", *stops)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole", step=NUM_STEPS + 6)
+    assert_same_tree(parts.state_dict(), whole.state_dict(), "state")
+    # It matters: with the text as the tokenizer alone encodes it, other bits come out.
+    plain, _ = run_training(bpe_recipe(tmp_path, way, dropout=0.0), tmp_path / "plain")
+    assert plain.progress.num_tokens != whole.progress.num_tokens or way == "windows"
+    assert not torch.equal(plain.model.state_dict()["output.weight"], whole.model.state_dict()["output.weight"])
+
+
+def test_what_a_thread_encodes_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = bpe_recipe(tmp_path, "columns")
+    run_training(recipe, tmp_path / "whole")
+    with pytest.raises(PowerCut):
+        run_training(recipe, tmp_path / "parts", cut_at=11)
+    monkeypatch.setattr("seqkit.data.ahead.MadeAhead.prepare", lambda self, epoch: None)
+    run_training(recipe, tmp_path / "parts", resume=True)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole", step=NUM_STEPS + 6)
+    # The text is all that a resumed run needs: nothing of an epoch was left in the cache.
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+def test_a_text_that_changes_while_it_is_trained_on(tmp_path: Path) -> None:
+    recipe = bpe_recipe(tmp_path, "columns")
+    path = tmp_path / "words.txt"
+    text = path.read_text()
+
+    class Edit:
+        """A clock by which the text is edited once training runs."""
+
+        ticks = 0
+
+        def __call__(self) -> float:
+            self.ticks += 1
+            if self.ticks == 4:
+                path.write_text(text.replace("low", "owl"))
+            return float(self.ticks)
+
+    with pytest.raises(DataError, match="changed while it was being trained on"):
+        run_training(recipe, tmp_path / "run", clock=Edit())
+    path.write_text(text)
+    run_training(recipe, tmp_path / "run", resume=True)
+    run_training(recipe, tmp_path / "whole")
+    assert_same_runs(tmp_path / "run", tmp_path / "whole", step=NUM_STEPS + 6)
 
 
 def test_a_run_that_vanished_goes_on_from_its_last_checkpoint(tmp_path: Path, corpus: Path) -> None:

@@ -8,24 +8,29 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkit.recipe import schema
+from seqkit.recipe import tokenizer_schema
 from seqkit.tokenizers.base import Tokenizer, encode_blocks
+from seqkit.tokenizers.bpe import BpeTokenizer
+from seqkit.tokenizers.bpe_text import BYTE_PIECES
 from seqkit.tokenizers.byte import ByteTokenizer
 from seqkit.tokenizers.char import CharTokenizer
 from seqkit.tokenizers.registry import fit_tokenizer, tokenizer_from_json
 from seqkit.tokenizers.word import WordTokenizer
 
-CONFIGS: list[schema.TokenizerConfig] = [
-    schema.CharTokenizer(type="char"),
-    schema.CharTokenizer(type="char", unseen="unk", min_frequency=2),
-    schema.ByteTokenizer(type="byte"),
-    schema.WordTokenizer(type="word"),
-    schema.WordTokenizer(type="word", lowercase=True, min_frequency=2, max_size=3),
+CONFIGS: list[tokenizer_schema.TokenizerConfig] = [
+    tokenizer_schema.CharTokenizer(type="char"),
+    tokenizer_schema.CharTokenizer(type="char", unseen="unk", min_frequency=2),
+    tokenizer_schema.ByteTokenizer(type="byte"),
+    tokenizer_schema.WordTokenizer(type="word"),
+    tokenizer_schema.WordTokenizer(type="word", lowercase=True, min_frequency=2, max_size=3),
 ]
 
 # Plain st.text() seldom draws what tokenizers divide at, or the same character twice.
 TEXTS = st.one_of(st.text(), st.text(alphabet="ab \t\nÀΣσ\u00a0\u2028€😀", max_size=40))
+BPE_PIECES = ["<pad>", "<unk>", "<s>", "</s>", *BYTE_PIECES]
 WRITTEN_EXACTLY: list[Tokenizer] = [
+    BpeTokenizer([*BPE_PIECES, "a", "b", "▁", "▁a", "ab"], [("▁", "a"), ("a", "b")]),
+    BpeTokenizer([*BPE_PIECES, "a", "b", "</w>", "b</w>", "ab</w>"], [("a", "b</w>")], boundary="end", split="blanks"),
     CharTokenizer(""),
     CharTokenizer(" ab"),
     CharTokenizer("".join(map(chr, range(250)))),
@@ -79,7 +84,7 @@ def test_cuts_between_blocks_change_nothing(text: str, places: list[int]) -> Non
         assert all(0 <= token_id < tokenizer.vocab_size for token_id in ids)
 
 
-@given(st.lists(st.integers(0, 255)))
+@given(st.lists(st.integers(0, 271)))
 def test_streaming_gives_the_text_of_decode(numbers: list[int]) -> None:
     tokenizers: list[Tokenizer] = [
         *WRITTEN_EXACTLY,
@@ -109,8 +114,10 @@ JSON_VALUES = st.recursive(
 
 
 @given(
-    st.dictionaries(st.sampled_from(["unseen", "characters", "lowercase", "words", "other"]), JSON_VALUES),
-    st.sampled_from(["char", "byte", "word"]) | JSON_VALUES,
+    st.dictionaries(
+        st.sampled_from(["unseen", "characters", "lowercase", "words", "pieces", "merges", "other"]), JSON_VALUES
+    ),
+    st.sampled_from(["char", "byte", "word", "bpe"]) | JSON_VALUES,
     st.just(1) | JSON_VALUES,
 )
 def test_any_json_is_a_tokenizer_or_a_value_error(fields: dict[str, object], kind: object, version: object) -> None:

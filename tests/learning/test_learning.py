@@ -16,7 +16,7 @@ from seqkit.errors import DataError, NonFiniteLossError
 from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.record import read_record
-from seqkit.tasks.lm_predictor import LoadedLm, draw_samples, evaluate_store, load_lm
+from seqkit.tasks.lm_predictor import LoadedLm, draw_samples, evaluate_store, load_lm, text_protocol
 from seqkit.tasks.registry import prepare
 from seqkit.training.session import Evaluated, Event, Reported
 
@@ -82,7 +82,52 @@ def test_every_cell_learns_hello(cell: str, tmp_path: Path) -> None:
     assert greedy(loaded, "hel", 2) == "lo"
 
 
-@pytest.mark.parametrize("bptt", ["truncated", "windows", "full"])
+@pytest.mark.parametrize(
+    ("positions", "norm", "bptt"),
+    [
+        ("learned", "pre", "windows"),
+        ("sinusoidal", "pre", "windows"),
+        ("rotary", "pre", "stride"),
+        ("rotary", "post", "windows"),
+    ],
+)
+def test_a_transformer_learns_the_pattern(positions: str, norm: str, bptt: str, tmp_path: Path, corpus: Path) -> None:
+    recipe = tiny_recipe(
+        corpus,
+        model={
+            "type": "transformer",
+            "num_layers": 2,
+            "d_model": 16,
+            "num_heads": 2,
+            "positions": positions,
+            "norm": norm,
+        },
+        train={
+            "max_steps": 100,
+            "batch_size": 8,
+            "sequence_length": 12,
+            "bptt": bptt,
+            "optimizer": {"type": "adamw", "lr": 0.02},
+            "schedule": {"type": "cosine", "warmup_steps": 10},
+        },
+    )
+    _, events = run_training(recipe, tmp_path / "run")
+    losses = evaluations(events)
+    # The first characters of each window of twelve cannot be told: some 0.16 nats of all.
+    assert losses[0] > 0.5 and losses[-1] < 0.25
+    loaded = load_lm(tmp_path / "run", torch.device("cpu"))
+    # Four times the context.
+    assert greedy(loaded, "aaba", 48) == (PATTERN * 9)[4:52]
+    store = prepare(recipe, tmp_path / "cache", seed=0).corpora.valid  # type: ignore[attr-defined]
+    scores = [
+        evaluate_store(loaded.model, loaded.tokenizer, store, text_protocol(loaded.model, reset_state=reset_state)).loss
+        for reset_state in (True, False)
+    ]
+    assert scores[0] == pytest.approx(min(losses), rel=1e-6)
+    assert scores[1] < 0.5 * scores[0], "half a context is enough to know what follows"
+
+
+@pytest.mark.parametrize("bptt", ["truncated", "windows", "full", "stride"])
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_a_pattern_that_needs_two_characters_of_memory(cell: str, bptt: str, tmp_path: Path, corpus: Path) -> None:
     recipe = tiny_recipe(
@@ -103,7 +148,7 @@ def test_what_validation_found_is_what_evaluate_finds(tmp_path: Path, corpus: Pa
     loaded = load_lm(tmp_path / "run", torch.device("cpu"))
     prepared = prepare(recipe, tmp_path / "cache", seed=0)
     store = prepared.corpora.valid  # type: ignore[attr-defined]
-    score = evaluate_store(loaded.model, loaded.tokenizer, store, window=None, reset_state=False)
+    score = evaluate_store(loaded.model, loaded.tokenizer, store, text_protocol(loaded.model))
     assert score.loss == pytest.approx(min(evaluations(events)), rel=1e-6)
     assert (score.num_tokens, score.num_chars, score.num_bytes) == (149, 149, 149)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seqkit.data import batching
-from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, WindowBatches
+from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, StrideBatches, WindowBatches
 from seqkit.errors import DataError
 from seqkit.tokenizers.base import TokenArray
 
@@ -20,7 +20,7 @@ def text(num_tokens: int) -> TokenArray:
 
 
 def epoch(order: BatchOrder, number: int = 0) -> list[LmBatch]:
-    return [order.batch(number, index) for index in range(len(order))]
+    return [order.batch(number, index) for index in range(order.num_batches(number))]
 
 
 def test_examples_in_docstrings() -> None:
@@ -31,7 +31,7 @@ def test_examples_in_docstrings() -> None:
 def test_columns_worked_by_hand() -> None:
     # 23 tokens, 22 predicted, 3 columns of 7; T = 5 leaves a last batch of 2 steps, and 1 token over.
     batches = ColumnBatches(text(23), num_columns=3, sequence_length=5)
-    assert (len(batches), batches.column_length, batches.num_dropped) == (2, 7, 1)
+    assert (batches.num_batches(0), batches.column_length, batches.num_dropped) == (2, 7, 1)
     first, last = epoch(batches)
     assert first.inputs_BT.tolist() == [[0, 1, 2, 3, 4], [7, 8, 9, 10, 11], [14, 15, 16, 17, 18]]
     assert first.targets_BT.tolist() == [[1, 2, 3, 4, 5], [8, 9, 10, 11, 12], [15, 16, 17, 18, 19]]
@@ -56,7 +56,14 @@ def test_columns_are_the_same_in_every_epoch() -> None:
         assert one.starts_fresh == other.starts_fresh
 
 
-@pytest.mark.parametrize("make", [lambda ids: ColumnBatches(ids, 3, 5), lambda ids: WindowBatches(ids, 3, 5, seed=1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ids: ColumnBatches(ids, 3, 5),
+        lambda ids: WindowBatches(ids, 3, 5, seed=1),
+        lambda ids: StrideBatches(ids, 3, 5, seed=1),
+    ],
+)
 def test_batches_are_contiguous_int64(make: object) -> None:
     order: BatchOrder = make(text(40))  # type: ignore[operator]
     for batch in epoch(order):
@@ -66,7 +73,7 @@ def test_batches_are_contiguous_int64(make: object) -> None:
 
 
 def test_columns_need_one_full_batch() -> None:
-    assert len(ColumnBatches(text(16), 3, 5)) == 1
+    assert ColumnBatches(text(16), 3, 5).num_batches(0) == 1
     with pytest.raises(DataError) as caught:
         ColumnBatches(text(15), 3, 5, name="a.txt")
     message = str(caught.value)
@@ -84,7 +91,7 @@ def test_columns_take_a_short_text_on_request(num_tokens: int) -> None:
 
 def test_full_is_one_batch_of_whole_columns() -> None:
     batches = FullBatches(text(23), 3)
-    assert (len(batches), batches.sequence_length, batches.num_dropped) == (1, 7, 1)
+    assert (batches.num_batches(0), batches.sequence_length, batches.num_dropped) == (1, 7, 1)
     (batch,) = epoch(batches)
     assert batch.starts_fresh
     assert batch.inputs_BT.tolist() == [list(range(0, 7)), list(range(7, 14)), list(range(14, 21))]
@@ -97,7 +104,7 @@ def test_full_is_one_batch_of_whole_columns() -> None:
 
 def test_windows_are_runs_of_the_text() -> None:
     batches = WindowBatches(text(200), num_windows=3, sequence_length=5, seed=1)
-    assert len(batches) == 13
+    assert batches.num_batches(0) == 13
     for batch in epoch(batches):
         assert batch.inputs_BT.shape == batch.targets_BT.shape == (3, 5)
         assert (np.diff(batch.inputs_BT, axis=1) == 1).all()
@@ -124,9 +131,58 @@ def test_windows_are_a_function_of_seed_epoch_and_index() -> None:
 
 
 def test_windows_of_a_short_text() -> None:
-    assert len(WindowBatches(text(16), 3, 5, seed=1)) == 1
+    assert WindowBatches(text(16), 3, 5, seed=1).num_batches(0) == 1
     with pytest.raises(DataError, match=r"has 15 tokens.* at least 16"):
         WindowBatches(text(15), 3, 5, seed=1)
+
+
+@pytest.mark.parametrize("num_tokens", [16, 17, 20, 21, 24, 103, 104])
+def test_strides_cover_the_text_once_an_epoch_but_its_ends(num_tokens: int) -> None:
+    B, T = 3, 5
+    batches = StrideBatches(text(num_tokens), B, T, seed=1)
+    left_out: set[tuple[int, int]] = set()
+    for number in range(60):
+        drawn = epoch(batches, number)
+        assert all(batch.starts_fresh for batch in drawn)
+        assert all(len(batch.inputs_BT) == B for batch in drawn[:-1]) and 1 <= len(drawn[-1].inputs_BT) <= B
+        for batch in drawn:
+            assert (np.diff(batch.inputs_BT, axis=1) == 1).all()
+            assert (batch.targets_BT == batch.inputs_BT + 1).all()
+        targets = sorted(np.concatenate([batch.targets_BT.reshape(-1) for batch in drawn]).tolist())
+        assert targets == list(range(targets[0], targets[-1] + 1)), "one after the other, each once"
+        assert targets[0] - 1 < T and num_tokens - 1 - targets[-1] < T
+        left_out.add((targets[0] - 1, num_tokens - 1 - targets[-1]))
+    # Every first place that leaves room for one full batch comes up.
+    assert {before for before, _ in left_out} == set(range(min(T, num_tokens - B * T)))
+
+
+def test_strides_come_in_another_order_and_from_another_place_each_epoch() -> None:
+    def starts(seed: int, number: int) -> list[int]:
+        batches = StrideBatches(text(200), 3, 5, seed=seed)
+        return [int(start) for batch in epoch(batches, number) for start in batch.inputs_BT[:, 0]]
+
+    keys = [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    drawn = [starts(*key) for key in keys]
+    assert drawn == [starts(*key) for key in keys]
+    assert len({tuple(order) for order in drawn}) == len(keys)
+    assert all(order != sorted(order) for order in drawn)
+    assert len({min(order) for order in drawn}) > 1
+
+
+def test_a_batch_of_strides_needs_no_batch_before_it() -> None:
+    batches = StrideBatches(text(104), 3, 5, seed=1)
+    forward = [[batch.inputs_BT.tolist() for batch in epoch(batches, number)] for number in range(3)]
+    for number in (2, 0, 1):
+        fresh = StrideBatches(text(104), 3, 5, seed=1)
+        last = fresh.num_batches(number) - 1
+        assert fresh.batch(number, last).inputs_BT.tolist() == forward[number][last]
+        assert batches.batch(number, 0).inputs_BT.tolist() == forward[number][0]
+
+
+def test_strides_of_a_short_text() -> None:
+    assert StrideBatches(text(16), 3, 5, seed=1).num_batches(0) == 1
+    with pytest.raises(DataError, match=r"has 15 tokens.* at least 16"):
+        StrideBatches(text(15), 3, 5, seed=1)
 
 
 @pytest.mark.parametrize("index", [-1, 2])
@@ -144,3 +200,4 @@ def test_batches_of_a_memory_map(tmp_path: Path) -> None:
     # Views, not copies: the whole text is never read into memory.
     assert np.shares_memory(batches._inputs_BL, mapped)
     assert np.shares_memory(WindowBatches(mapped, 3, 5, seed=1)._windows, mapped)
+    assert np.shares_memory(StrideBatches(mapped, 3, 5, seed=1)._windows, mapped)

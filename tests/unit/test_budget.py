@@ -38,14 +38,17 @@ class NumberedBatch:
         return self.index == 0
 
 
+@dataclass
 class NumberedBatches:
-    """Seven batches an epoch that know their place."""
+    """Batches that know their place: seven an epoch, or as many as ``sizes`` says in each epoch in turn."""
 
-    def __len__(self) -> int:
-        return 7
+    sizes: tuple[int, ...] = (7,)
+
+    def num_batches(self, epoch: int) -> int:
+        return self.sizes[epoch % len(self.sizes)]
 
     def batch(self, epoch: int, index: int) -> NumberedBatch:
-        assert 0 <= index < 7
+        assert 0 <= index < self.num_batches(epoch)
         return NumberedBatch(epoch, index)
 
 
@@ -75,11 +78,15 @@ def make_state(config: Training, progress: Progress | None = None) -> TrainState
 
 
 def train(
-    config: Training, *, seconds: float = 0.0, progress: Progress | None = None
+    config: Training,
+    *,
+    seconds: float = 0.0,
+    progress: Progress | None = None,
+    batches: NumberedBatches | None = None,
 ) -> tuple[list[StepResult], TrainState, Objective]:
     clock = Clock()
     state, objective = make_state(config, progress), Objective(clock, seconds)
-    results = list(train_steps(state, NumberedBatches(), objective, config, clock=clock))
+    results = list(train_steps(state, batches or NumberedBatches(), objective, config, clock=clock))
     return results, state, objective
 
 
@@ -100,7 +107,7 @@ def train(
     ],
 )
 def test_the_fraction_spent(limits: dict[str, Any], progress: Progress, expected: float) -> None:
-    assert budget_spent(Training(**limits), progress, num_batches=14) == pytest.approx(expected)
+    assert budget_spent(Training(**limits), progress, NumberedBatches((14,))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +191,32 @@ def test_batches_come_in_order_and_the_state_is_carried_within_an_epoch() -> Non
     _, _, objective = train(Training(max_steps=9, optimizer=SGD), progress=Progress(epoch=2, batch_index=5))
     assert objective.met[:4] == [(2, 5, None), (2, 6, "after 2.5"), (3, 0, None), (3, 1, "after 3.0")]
     assert [met[:2] for met in objective.met[4:]] == [(3, 2), (3, 3), (3, 4), (3, 5), (3, 6)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "num_steps"), [({"max_epochs": 2}, 8), ({"max_epochs": 3.5}, 12), ({"max_steps": 9}, 9)]
+)
+def test_epochs_may_differ_in_length(limits: dict[str, Any], num_steps: int) -> None:
+    config = Training(**limits, optimizer=SGD, schedule=Linear(type="linear"))
+    results, _, objective = train(config, batches=NumberedBatches((3, 5, 2)))
+    places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (2, 0), (2, 1), (3, 0), (3, 1)]
+    assert [met[:2] for met in objective.met] == places[:num_steps]
+    assert [met[2] is None for met in objective.met] == [index == 0 for _, index in places[:num_steps]]
+    if "max_epochs" in limits:
+        spent = [(epoch + index / (3, 5, 2)[epoch % 3]) / limits["max_epochs"] for epoch, index in places[:num_steps]]
+        assert [result.learning_rate for result in results] == pytest.approx([0.5 * (1 - part) for part in spent])
+
+
+def test_an_epoch_that_the_budget_does_not_reach_is_not_asked_for() -> None:
+    asked = []
+
+    class Asked(NumberedBatches):
+        def num_batches(self, epoch: int) -> int:
+            asked.append(epoch)
+            return super().num_batches(epoch)
+
+    train(Training(max_epochs=2, optimizer=SGD), batches=Asked((3, 5)))
+    assert set(asked) == {0, 1}
 
 
 def test_the_update_is_from_the_mean_over_tokens() -> None:

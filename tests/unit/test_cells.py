@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seqkit.models.build import build_language_model, cell_name, set_unigram_bias
 from seqkit.models.recurrent import CellName, RecurrentStack, detach_state
-from seqkit.recipe.schema import GruModel, LmModel, LstmModel, RnnModel
+from seqkit.recipe.schema import GruModel, LstmModel, RecurrentLm, RnnModel
 
 CELLS: tuple[CellName, ...] = get_args(CellName)
 B, T, E, D = 4, 7, 3, 5
@@ -179,7 +179,7 @@ def test_initialisation_is_as_the_table_says(cell: CellName) -> None:
         (GruModel(type="gru", reset_gate="before"), "gru_reset_before"),
     ],
 )
-def test_a_recipe_gets_the_cell_it_names(config: LmModel, expected: str) -> None:
+def test_a_recipe_gets_the_cell_it_names(config: RecurrentLm, expected: str) -> None:
     assert cell_name(config) == expected
     assert build_language_model(config.model_copy(update={"d_model": D}), 3).stack.cell == expected
 

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"errors"},
     "decoding": {"errors"},
     "training": {"errors", "atomic", "recipe", "runs", "models"},
+    "plots": {"errors", "atomic"},
 }
 MAY_IMPORT["tasks"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
@@ -44,11 +45,13 @@ PURE_MAY_IMPORT = {
     "math",
     "typing",
     "numpy",
+    "sacrebleu",
+    "statistics",
     "torch",
     "seqkit",
 }
 
-STARTS_WITHOUT_TORCH = ("recipe", "metrics", "tokenizers", "data")
+STARTS_WITHOUT_TORCH = ("recipe", "metrics", "tokenizers", "data", "plots")
 
 
 def source_files() -> list[Path]:
@@ -118,7 +121,7 @@ from seqkit.tokenizers import base
 def later():
     from seqkit.training.loop import train_steps
 from seqkit.models.cells import GruResetBefore
-from seqkit.recipe.schema import Recipe
+from seqkit.recipe.recipe_types import Recipe
 from seqkit import __version__
 import seqkit
 """

@@ -11,7 +11,7 @@ import pytest
 
 import seqkit
 from seqkit.recipe.json_schema import DIALECT, SCHEMA_FILE, recipe_schema, recipe_schema_text
-from seqkit.recipe.schema import RECIPE_TYPES
+from seqkit.recipe.recipe_types import RECIPE_TYPES
 
 
 def properties_of(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -32,7 +32,8 @@ def test_every_key_has_a_description(task: str) -> None:
 def test_defaults_are_written_out_also_those_that_are_made() -> None:
     schema = recipe_schema(["lm"])
     assert schema["required"] == ["task", "data", "model", "train"]
-    assert schema["properties"]["tokenizer"]["default"] == {"type": "char", "unseen": "bytes", "min_frequency": 1}
+    default = {"type": "char", "joint": None, "unseen": "bytes", "min_frequency": 1}
+    assert schema["properties"]["tokenizer"]["default"] == default
     training = schema["$defs"]["LmTraining"]["properties"]
     assert training["log_every"]["default"] == 50
     assert training["optimizer"]["default"]["type"] == "adamw"

@@ -17,7 +17,7 @@ from seqkit.recipe.loading import (
     recipe_from_resolved,
     resolve_recipe_text,
 )
-from seqkit.recipe.schema import AdamW, Linear, LmEvaluateOptions, SampleOptions, Sgd
+from seqkit.recipe.schema import AdamW, Linear, LmEvaluateOptions, LmRecipe, SampleOptions, Sgd
 from seqkit.recipe.suggest import did_you_mean
 
 GOOD = """\
@@ -65,7 +65,7 @@ BAD_MESSAGES = """\
 3:16: data.train.1: expected text, found the number 3
 3:19: data.train.2: the environment variable SEQKIT_TEST_UNSET is not set
 4:3: data.vaild: unknown key; did you mean valid?
-5:1: tokenizer.type: missing key; one of char, byte, word
+5:1: tokenizer.type: missing key; one of char, byte, word, bpe
 5:13: tokenizer.tpe: unknown key; did you mean type?
 8:3: model.num_layer: unknown key; did you mean num_layers?
 9:12: model.d_model: expected a whole number, found the text "x"
@@ -78,7 +78,7 @@ BAD_MESSAGES = """\
 17:14: train.log_every: must be at least 1, found 0
 18:12: train.schedule: expected a mapping of keys, found null
 19:3: train.early_stopping.patience: missing key
-20:9: train.bptt: expected one of truncated, full, windows; found the text "ful"; did you mean full?
+20:9: train.bptt: expected one of truncated, full, windows, stride; found the text "ful"; did you mean full?
 21:16: train.max_minutes: must be a finite number, found the number .inf
 22:14: train.clip_norm: must be above 0, found 0
 23:3: train.clip_norm: duplicate key; first given at 22:3
@@ -114,9 +114,9 @@ def test_every_fault_in_one_pass(recipe_file: Path, monkeypatch: pytest.MonkeyPa
         ("", ["r.yaml:1:1: the recipe is empty"]),
         ("- a", ["r.yaml:1:1: expected keys and values, found a list"]),
         ("lm", ['r.yaml:1:1: expected keys and values, found the text "lm"']),
-        ("data: {}", ["r.yaml:1:1: task: missing key; one of lm"]),
-        ("task: ml", ['r.yaml:1:7: task: expected lm; found the text "ml"; did you mean lm?']),
-        ("task: [lm]", ["r.yaml:1:7: task: expected lm; found a list"]),
+        ("data: {}", ["r.yaml:1:1: task: missing key; one of lm, seq2seq"]),
+        ("task: ml", ['r.yaml:1:7: task: expected one of lm, seq2seq; found the text "ml"; did you mean lm?']),
+        ("task: [lm]", ["r.yaml:1:7: task: expected one of lm, seq2seq; found a list"]),
         (
             "task: lm",
             [
@@ -165,9 +165,9 @@ def test_a_fault_has_its_place(recipe_file: Path, text: str, messages: list[str]
         ("model={type: lstm, type: gru}", "--set model.type: duplicate key; first given at 1:2"),
         (
             "model.type=lsmt",
-            '--set model.type: expected one of rnn, lstm, gru; found the text "lsmt"; did you mean lstm?',
+            '--set model.type: expected one of rnn, lstm, gru, transformer; found the text "lsmt"; did you mean lstm?',
         ),
-        ("task=ml", '--set task: expected lm; found the text "ml"; did you mean lm?'),
+        ("task=ml", '--set task: expected one of lm, seq2seq; found the text "ml"; did you mean lm?'),
         ("train.early_stopping.min_delta=1", "--set train.early_stopping.patience: missing key"),
         (
             "data.train=${SEQKIT_TEST_UNSET}",
@@ -200,6 +200,7 @@ def test_overrides(recipe_file: Path) -> None:
     assert recipe.train.schedule == Linear(type="linear", warmup_steps=50, final_fraction=0.1)
     assert recipe.train.early_stopping is not None
     assert recipe.tokenizer.type == "char"
+    assert isinstance(recipe, LmRecipe)
     assert recipe.sample.stop == ["a=b", "c"]
 
 
@@ -270,9 +271,10 @@ def test_resolving_the_resolved_recipe_gives_the_same_bytes(recipe_file: Path) -
         (b"\xff", "the model's recipe is damaged: recipe.yaml:1:1: not UTF-8: byte 0xff"),
         (
             "task: tag",
-            'the model\'s recipe cannot be read: recipe.yaml:1:7: task: expected lm; found the text "tag"',
+            "the model's recipe cannot be read: recipe.yaml:1:7: task: expected one of lm, seq2seq; "
+            'found the text "tag"',
         ),
-        ("", "the model's recipe cannot be read: recipe.yaml:1:1: task: missing key; one of lm"),
+        ("", "the model's recipe cannot be read: recipe.yaml:1:1: task: missing key; one of lm, seq2seq"),
         ("task: lm", "the model's recipe cannot be read: recipe.yaml:1:1: data: missing key (and 2 more)"),
     ],
 )

@@ -32,17 +32,17 @@ def test_resets_are_a_function_of_seed_epoch_and_index() -> None:
 def test_the_share_of_resets_is_the_probability() -> None:
     batches = _columns()
     count = 0
-    for index in range(1, len(batches)):
+    for index in range(1, batches.num_batches(0)):
         resets_B = batches.batch(0, index).resets_B
         count += 0 if resets_B is None else int(resets_B.sum())
-    share = count / (5 * (len(batches) - 1))
+    share = count / (5 * (batches.num_batches(0) - 1))
     assert 0.25 < share < 0.35
 
 
 def test_no_resets_at_the_start_of_an_epoch_or_without_a_probability() -> None:
     assert _columns().batch(1, 0).resets_B is None
     never = ColumnBatches(IDS, num_columns=5, sequence_length=10)
-    assert all(never.batch(0, index).resets_B is None for index in range(len(never)))
+    assert all(never.batch(0, index).resets_B is None for index in range(never.num_batches(0)))
 
 
 def test_a_reset_row_goes_on_as_a_new_text_and_the_others_as_before() -> None:

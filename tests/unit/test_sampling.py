@@ -144,9 +144,9 @@ def test_length_counts_new_tokens_and_no_step_is_wasted(prompt: list[int], lengt
     assert len(drawn) == length
     assert all(tokens.token_B.shape == tokens.log_prob_B.shape == (2,) for tokens in drawn)
     # The prompt is read once, by one row; then every new token but the last, by both.
-    assert [ids.shape for ids in model.read] == [(1, 1)] * len(prompt) + [(2, 1)] * max(0, length - 1)
-    assert [int(ids[0, 0]) for ids in model.read[: len(prompt)]] == prompt
-    fed_back = [ids_B1[:, 0].tolist() for ids_B1 in model.read[len(prompt) :]]
+    assert [ids.shape for ids in model.read] == [(1, len(prompt))] + [(2, 1)] * max(0, length - 1)
+    assert model.read[0][0].tolist() == prompt
+    fed_back = [ids_B1[:, 0].tolist() for ids_B1 in model.read[1:]]
     assert fed_back == [tokens.token_B.tolist() for tokens in drawn][: max(0, length - 1)]
 
 
@@ -165,6 +165,16 @@ def test_a_prompt_is_read_in_order_into_every_row() -> None:
     logits, state = read_prompt(MemoryModel(table, memory=3), [4, 2, 3, 3], 6, CPU)
     assert logits.shape == (6, 5) and state.tolist() == [[3, 3]] * 6
     assert torch.equal(logits, table[(2 + 3 + 3) % 5].expand(6, 5))
+
+
+def test_a_long_prompt_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = [4, 2, 3, 3, 1, 0, 2]
+    whole, _ = read_prompt(MemoryModel(random_table(5, seed=2), memory=5), prompt, 2, CPU)
+    monkeypatch.setattr("seqkit.decoding.sampling._PROMPT_TOKENS_AT_ONCE", 3)
+    model = MemoryModel(random_table(5, seed=2), memory=5)
+    parts, _ = read_prompt(model, prompt, 2, CPU)
+    assert [ids_BT.shape for ids_BT in model.read] == [(1, 3), (1, 3), (1, 1)]
+    assert torch.equal(parts, whole)
 
 
 def test_greedy_text_follows_the_model() -> None:

@@ -18,7 +18,7 @@ from seqkit.decoding import scoring
 from seqkit.decoding.scoring import ScoreSum, score_lines, score_stream, score_windows
 from seqkit.models.build import build_language_model
 from seqkit.models.language_model import RecurrentLanguageModel
-from seqkit.recipe.schema import GruModel, LmModel, LstmModel, RnnModel
+from seqkit.recipe.schema import GruModel, LstmModel, RecurrentLm, RnnModel
 
 CPU = torch.device("cpu")
 V = 11
@@ -34,7 +34,7 @@ def random_ids(num_tokens: int, seed: int = 3) -> Ids:
     return np.random.default_rng(seed).integers(V, size=num_tokens, dtype=np.uint8)
 
 
-def small_model(config: LmModel | None = None) -> RecurrentLanguageModel:
+def small_model(config: RecurrentLm | None = None) -> RecurrentLanguageModel:
     config = config or LstmModel(type="lstm", d_model=5, num_layers=2, initial_state="learned")
     model = build_language_model(config, V)
     generator = torch.Generator().manual_seed(4)
@@ -78,7 +78,7 @@ def test_sums_add_up() -> None:
     ],
 )
 @pytest.mark.parametrize("chunk", [None, 1, 7, 100])
-def test_a_stream_is_scored_as_token_by_token(config: LmModel | None, chunk: int | None) -> None:
+def test_a_stream_is_scored_as_token_by_token(config: RecurrentLm | None, chunk: int | None) -> None:
     model, ids = small_model(config), random_ids(61)
     expected = naive_sum(model, ids.tolist())
     assert_equal(score_stream(model, ids, device=CPU, vocab_size=V, chunk=chunk), expected)

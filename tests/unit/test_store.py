@@ -19,14 +19,14 @@ from seqkit.data.corpora import prepare_split, prepare_text_corpora
 from seqkit.data.readers import open_source
 from seqkit.data.store import TokenStore, prepare_store
 from seqkit.errors import DataError
-from seqkit.recipe import schema
+from seqkit.recipe import schema, tokenizer_schema
 from seqkit.tokenizers.byte import ByteTokenizer
 from seqkit.tokenizers.char import CharTokenizer
 from seqkit.tokenizers.word import WordTokenizer
 
 TEXT = "the cat\nsat on é mat\nthe end\n"
-CHAR = schema.CharTokenizer(type="char")
-WORD = schema.WordTokenizer(type="word")
+CHAR = tokenizer_schema.CharTokenizer(type="char")
+WORD = tokenizer_schema.WordTokenizer(type="word")
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_words_are_divided_at_a_line(fraction: float, train: str, text_file: Pat
     ("fraction", "config", "missing"), [(0.01, CHAR, None), (0.1, WORD, "validation"), (0.99, CHAR, "training")]
 )
 def test_a_division_that_leaves_nothing(
-    fraction: float, config: schema.TokenizerConfig, missing: str | None, text_file: Path, cache: Path
+    fraction: float, config: tokenizer_schema.TokenizerConfig, missing: str | None, text_file: Path, cache: Path
 ) -> None:
     data = text_data(text_file, valid_fraction=fraction)
     if missing is None:
@@ -295,7 +295,7 @@ def test_a_fitted_tokenizer_is_used_as_it_is(text_file: Path, cache: Path) -> No
 def test_the_fitted_tokenizer_is_kept(text_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = text_data(text_file, valid_fraction=0.5)
     first = prepare_text_corpora(data, WORD, cache).tokenizer
-    limited = schema.WordTokenizer(type="word", max_size=1)
+    limited = tokenizer_schema.WordTokenizer(type="word", max_size=1)
     assert prepare_text_corpora(data, limited, cache).tokenizer.vocab_size == 3
     kept = sorted((cache / "tokenizers").iterdir())
     assert len(kept) == 2
@@ -327,10 +327,11 @@ FLAT_MEMORY = """
     from pathlib import Path
     from seqkit.data.readers import open_source
     from seqkit.data.corpora import prepare_text_corpora
-    from seqkit.recipe import schema
+    from seqkit.recipe import schema, tokenizer_schema
 
     path, cache, kind = sys.argv[1:]
-    config = schema.CharTokenizer(type="char") if kind == "char" else schema.WordTokenizer(type="word")
+    types = {"char": tokenizer_schema.CharTokenizer, "word": tokenizer_schema.WordTokenizer}
+    config = types[kind](type=kind)
     # The same work on a small text first, so that only what grows with the text is counted.
     small = Path(path + ".small")
     small.write_bytes(Path(path).open("rb").read(5_000_000))

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from seqkit.errors import CheckpointError, DataError
-from seqkit.recipe import schema
+from seqkit.recipe import tokenizer_schema
 from seqkit.tokenizers import base, byte, char, word
 from seqkit.tokenizers.base import Tokenizer, encode_blocks
+from seqkit.tokenizers.bpe import BpeTokenizer
 from seqkit.tokenizers.byte import ByteTokenizer
 from seqkit.tokenizers.char import CharTokenizer, fit_char
 from seqkit.tokenizers.registry import (
@@ -26,8 +27,10 @@ from seqkit.tokenizers.registry import (
 )
 from seqkit.tokenizers.word import WordTokenizer, fit_word
 
-CHAR = schema.CharTokenizer(type="char")
-WORD = schema.WordTokenizer(type="word")
+CHAR = tokenizer_schema.CharTokenizer(type="char")
+WORD = tokenizer_schema.WordTokenizer(type="word")
+BPE = tokenizer_schema.BpeTokenizer(type="bpe", num_merges=1, min_frequency=1, unseen="unk")
+BPE_PIECES = ["<pad>", "<unk>", "<s>", "</s>", "▁", "a", "b"]
 
 
 @pytest.mark.parametrize("module", [base, byte, char, word])
@@ -102,12 +105,12 @@ def test_char_error_accepts_what_it_knows() -> None:
 
 
 def test_char_min_frequency_counts_over_all_blocks() -> None:
-    config = schema.CharTokenizer(type="char", min_frequency=2)
+    config = tokenizer_schema.CharTokenizer(type="char", min_frequency=2)
     assert fit_char(config, ["aéb", "bée"]).characters == "bé"
 
 
 def test_char_error_without_any_character() -> None:
-    config = schema.CharTokenizer(type="char", min_frequency=5, unseen="error")
+    config = tokenizer_schema.CharTokenizer(type="char", min_frequency=5, unseen="error")
     with pytest.raises(DataError, match="no character occurs 5 times"):
         fit_char(config, ["abc"])
 
@@ -185,12 +188,12 @@ def test_word_order_is_frequency_then_code_point() -> None:
     [({"max_size": 2}, ("b", "z")), ({"min_frequency": 2}, ("b", "z")), ({"min_frequency": 3}, ("b",))],
 )
 def test_word_limits(limits: dict[str, int], words: tuple[str, ...]) -> None:
-    config = schema.WordTokenizer(type="word", **limits)  # type: ignore[arg-type]
+    config = tokenizer_schema.WordTokenizer(type="word", **limits)  # type: ignore[arg-type]
     assert fit_word(config, ["z b b z b a"]).words == words
 
 
 def test_word_lowercase() -> None:
-    tokenizer = fit_word(schema.WordTokenizer(type="word", lowercase=True), ["The CAT <UNK> the"])
+    tokenizer = fit_word(tokenizer_schema.WordTokenizer(type="word", lowercase=True), ["The CAT <UNK> the"])
     assert tokenizer.words == ("the", "cat")
     assert tokenizer.encode("THE <UNK> Cat") == [2, 0, 3]
     assert fit_word(WORD, ["The the"]).words == ("The", "the")
@@ -210,7 +213,7 @@ def test_word_boundaries(text: str, boundary: int) -> None:
 
 def test_word_longer_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "MAX_TOKEN_CHARACTERS", 10)
-    with pytest.raises(DataError, match="a word of more than 10 characters"):
+    with pytest.raises(DataError, match="a word or line of more than 10 characters"):
         fit_word(WORD, ["abcd ", "efghi", "jklmno", " p"])
     assert fit_word(WORD, ["abcd ", "efghi", "jklm", " o"]).vocab_size == 5
 
@@ -230,7 +233,10 @@ def test_wikitext2_has_its_published_counts(data_dir: Path) -> None:
 # all of them
 
 
-@pytest.mark.parametrize("tokenizer", [CharTokenizer("ab"), ByteTokenizer(), WordTokenizer(["a"])])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [CharTokenizer("ab"), ByteTokenizer(), WordTokenizer(["a"]), BpeTokenizer(BPE_PIECES, [], unseen="unk")],
+)
 @pytest.mark.parametrize("offset", [-1, 0])
 def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer, offset: int) -> None:
     wrong = -1 if offset else tokenizer.vocab_size
@@ -243,7 +249,15 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer, offset: in
         tokenizer.token_text(wrong)
 
 
-@pytest.mark.parametrize("tokenizer", [CharTokenizer("ab"), CharTokenizer("ab", unseen="unk"), ByteTokenizer()])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        CharTokenizer("ab"),
+        CharTokenizer("ab", unseen="unk"),
+        ByteTokenizer(),
+        BpeTokenizer(BPE_PIECES, [], unseen="unk"),
+    ],
+)
 def test_half_a_surrogate_pair_is_a_data_error(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"U\+D800 at character 3"):
         tokenizer.encode("ab\ud800")
@@ -256,11 +270,13 @@ def test_smallest_dtype_at_its_edges() -> None:
 
 def test_fit_by_name() -> None:
     assert fit_tokenizer(CHAR, ["ba"]).encode("ab") == [0, 1]
-    assert fit_tokenizer(schema.ByteTokenizer(type="byte"), []).vocab_size == 256
+    assert fit_tokenizer(tokenizer_schema.ByteTokenizer(type="byte"), []).vocab_size == 256
     assert fit_tokenizer(WORD, ["ba"]).vocab_size == 3
-    assert [is_line_based(config) for config in (CHAR, schema.ByteTokenizer(type="byte"), WORD)] == [
+    assert fit_tokenizer(BPE, ["ba"]).encode("ba") == [6, 7]
+    assert [is_line_based(config) for config in (CHAR, tokenizer_schema.ByteTokenizer(type="byte"), WORD, BPE)] == [
         False,
         False,
+        True,
         True,
     ]
 
@@ -275,6 +291,7 @@ def test_fit_by_name() -> None:
         CharTokenizer("ab", unseen="unk"),
         ByteTokenizer(),
         WordTokenizer(["the", "é", '"', "\u2028"], lowercase=True),
+        BpeTokenizer([*BPE_PIECES, "\u2028", '"', "ab"], [("a", "b")], unseen="unk"),
     ],
 )
 def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -301,7 +318,7 @@ HEAD = '{"seqkit_tokenizer": 1, "type": '
         (b'{"version": "1.0", "model": {}}', "no seqkit_tokenizer"),
         (b'{"seqkit_tokenizer": 2, "type": "byte"}', "format 2"),
         (b'{"seqkit_tokenizer": true, "type": "byte"}', "format True"),
-        ((HEAD + '"bytes"}').encode(), "type 'bytes' is none of char, byte, word"),
+        ((HEAD + '"bytes"}').encode(), "type 'bytes' is none of char, byte, word, bpe"),
         ((HEAD + '["byte"]}').encode(), "is none of"),
         ((HEAD + '"byte", "extra": 1}').encode(), "'extra'"),
         ((HEAD + '"char", "unseen": "bytes"}').encode(), "fields"),
@@ -318,6 +335,7 @@ HEAD = '{"seqkit_tokenizer": 1, "type": '
         ((HEAD + '"word", "lowercase": true, "words": [""]}').encode(), "no word"),
         ((HEAD + '"word", "lowercase": true, "words": ["<unk>"]}').encode(), "no word"),
         ((HEAD + '"word", "lowercase": true, "words": ["\\udfff"]}').encode(), "surrogate"),
+        ((HEAD + '"bpe", "pieces": [], "merges": []}').encode(), "fields"),
     ],
 )
 def test_a_damaged_file_is_one_clear_line(content: bytes, what: str, tmp_path: Path) -> None:
@@ -338,7 +356,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_every_cut_of_a_saved_file_is_refused() -> None:
-    saved = WordTokenizer(["the", "cat"]).to_json().rstrip()
-    for length in range(len(saved)):
-        with pytest.raises(ValueError, match=r"\S"):
-            tokenizer_from_json(saved[:length])
+    for tokenizer in (WordTokenizer(["the", "cat"]), BpeTokenizer([*BPE_PIECES, "ab"], [("a", "b")], unseen="unk")):
+        saved = tokenizer.to_json().rstrip()
+        for length in range(len(saved)):
+            with pytest.raises(ValueError, match=r"\S"):
+                tokenizer_from_json(saved[:length])

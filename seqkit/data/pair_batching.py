@@ -1,0 +1,168 @@
+"""Batches of sentence pairs of like length under a token budget: a pure function of seed, epoch and index.
+
+Letters: P pairs of a batch, S source length, T target length with its start or end token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seqkit.data.pairs import SentenceStore
+
+Ids = npt.NDArray[np.int64]
+Sentences = tuple[SentenceStore, SentenceStore]
+"""The source and the target sentences of an epoch, in the same order."""
+
+_SORTED_TOGETHER = 64
+"""Batches' worth of pairs that are sorted by length together: large enough for little padding, small enough that
+batches differ from epoch to epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """Padded ids of some pairs, and which of them are real."""
+
+    src_PS: Ids
+    src_mask_PS: npt.NDArray[np.bool_]
+    inputs_PT: Ids
+    """Target ids after the start token."""
+    targets_PT: Ids
+    """Target ids and the end token: at each place the one to predict."""
+    tgt_mask_PT: npt.NDArray[np.bool_]
+
+    @property
+    def starts_fresh(self) -> bool:
+        """Nothing is carried from batch to batch."""
+        return True
+
+
+class BucketBatches:
+    """Batches of pairs of like length.
+
+    An epoch's pairs are shuffled, sorted by length in stretches of some batches, cut under the budget, and the
+    batches shuffled. Nothing is stored between batches, so a run resumes anywhere.
+
+    Args:
+        sentences: The pairs of an epoch, by its number: the same for each, or drawn anew (BPE-dropout).
+        prepare: Told the next epoch's number when this one nears its end.
+        batch_tokens: Most tokens of a batch, padding counted, on its longer side; or
+        batch_size: Pairs of a batch. Exactly one of the two is given.
+        bos_id: Start token.
+        eos_ids: End tokens of source and target; also what padding is filled with, which the masks hide.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self,
+        sentences: Callable[[int], Sentences],
+        *,
+        prepare: Callable[[int], None] | None = None,
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+        bos_id: int,
+        eos_ids: tuple[int, int],
+        seed: int,
+    ) -> None:
+        if (batch_tokens is None) == (batch_size is None):
+            raise ValueError("give batch_tokens or batch_size")
+        self._sentences = sentences
+        self._prepare = prepare
+        self._batch_tokens = batch_tokens
+        self._batch_size = batch_size
+        self._bos_id = bos_id
+        self._eos_ids = eos_ids
+        self._seed = seed
+        self._planned: tuple[int, Sentences, list[Ids]] | None = None
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of epoch ``epoch`` (0-based)."""
+        return len(self._plan(epoch)[1])
+
+    def batch(self, epoch: int, index: int) -> PairBatch:
+        """Batch ``index`` (0-based) of epoch ``epoch`` (0-based)."""
+        sentences, batches = self._plan(epoch)
+        if self._prepare is not None and 2 * (index + 1) >= len(batches):
+            self._prepare(epoch + 1)
+        return pair_batch(sentences, batches[index], bos_id=self._bos_id, eos_ids=self._eos_ids)
+
+    def _plan(self, epoch: int) -> tuple[Sentences, list[Ids]]:
+        if self._planned is None or self._planned[0] != epoch:
+            sentences = self._sentences(epoch)
+            # Plus one for the start or end token.
+            lengths = [side.lengths() + 1 for side in sentences]
+            generator = np.random.default_rng([self._seed, epoch])
+            self._planned = (epoch, sentences, self._cut(lengths, generator))
+        return self._planned[1], self._planned[2]
+
+    def _cut(self, lengths: list[Ids], generator: np.random.Generator) -> list[Ids]:
+        """The pairs of each batch, by number."""
+        src_P, tgt_P = lengths
+        longer_P = np.maximum(src_P, tgt_P)
+        order_P = generator.permutation(len(longer_P))
+        stretch = _SORTED_TOGETHER * (
+            self._batch_size or max(1, int((self._batch_tokens or 0) / max(1.0, float(longer_P.mean()))))
+        )
+        batches: list[Ids] = []
+        for first in range(0, len(order_P), stretch):
+            part_P = order_P[first : first + stretch]
+            sorted_P = part_P[np.lexsort((src_P[part_P], tgt_P[part_P], longer_P[part_P]))]
+            batches += self._cut_sorted(sorted_P, longer_P)
+        return [batches[number] for number in generator.permutation(len(batches))]
+
+    def _cut_sorted(self, sorted_P: Ids, longer_P: Ids) -> list[Ids]:
+        if self._batch_size is not None:
+            return [sorted_P[i : i + self._batch_size] for i in range(0, len(sorted_P), self._batch_size)]
+        assert self._batch_tokens is not None
+        batches = []
+        last = len(sorted_P)
+        # From the longest down, so that what is left over at the end is a batch of short ones.
+        while last > 0:
+            size = max(1, self._batch_tokens // int(longer_P[sorted_P[last - 1]]))
+            batches.append(sorted_P[max(0, last - size) : last])
+            last -= size
+        return batches
+
+
+def pair_batch(sentences: Sentences, chosen_P: Ids, *, bos_id: int, eos_ids: tuple[int, int]) -> PairBatch:
+    """The padded batch of some pairs.
+
+    Args:
+        sentences: Source and target sentences.
+        chosen_P: Numbers of the pairs.
+        bos_id: Start token.
+        eos_ids: End tokens of source and target, also what padding is filled with.
+    """
+    src_PS, src_mask_PS = padded([sentences[0][number] for number in chosen_P], fill=eos_ids[0], room=1)
+    # The end token is part of what the encoder reads.
+    src_mask_PS = np.concatenate([np.ones_like(src_mask_PS[:, :1]), src_mask_PS[:, :-1]], axis=1)
+    targets_PT, inner_PT = padded([sentences[1][number] for number in chosen_P], fill=eos_ids[1], room=1)
+    inputs_PT = np.concatenate([np.full_like(targets_PT[:, :1], bos_id), targets_PT[:, :-1]], axis=1)
+    tgt_mask_PT = np.concatenate([np.ones_like(inner_PT[:, :1]), inner_PT[:, :-1]], axis=1)
+    return PairBatch(
+        src_PS=src_PS, src_mask_PS=src_mask_PS, inputs_PT=inputs_PT, targets_PT=targets_PT, tgt_mask_PT=tgt_mask_PT
+    )
+
+
+def padded(
+    rows: Sequence[npt.NDArray[np.integer[Any]]], *, fill: int, room: int = 0
+) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    """Rows of ids as one matrix.
+
+    Args:
+        rows: Ids of each row.
+        fill: What stands after a row's end.
+        room: Columns beyond the longest row.
+
+    Returns:
+        The ids and the mask of real ones, both of shape (rows, longest + room).
+    """
+    lengths_P = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    mask = np.arange(int(lengths_P.max()) + room) < lengths_P[:, None]
+    ids = np.full(mask.shape, fill, dtype=np.int64)
+    ids[mask] = np.concatenate(rows)
+    return ids, mask

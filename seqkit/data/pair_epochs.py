@@ -1,0 +1,78 @@
+"""Sentence pairs encoded anew for each epoch, as BPE-dropout asks (Provilkov et al. 2020, on both sides).
+
+The ids of an epoch are a function of texts, tokenizers, seed and epoch, so a run that resumes meets the same ones.
+They are made by a thread while the epoch before is trained on, and held in memory: two or four bytes a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from seqkit.data.ahead import MadeAhead
+from seqkit.data.pair_batching import Sentences
+from seqkit.data.pairs import SIDES, PairStore, ParallelText, SentenceStore, Side
+from seqkit.tokenizers.bpe_dropout import BpeDropout
+
+_STREAM = 2
+"""Sets these draws apart from what else of a run is drawn from its seed and an epoch."""
+_LINES_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedrawnPairs:
+    """The pairs of a store, of which each epoch draws other segmentations; a side without dropout stays as it is."""
+
+    text: ParallelText
+    store: PairStore
+    """Says which lines are kept: those that are not over-long without dropout."""
+    dropouts: dict[Side, BpeDropout]
+    seed: int
+
+    def sentences(self, epoch: int, is_wanted: Callable[[], bool]) -> Sentences | None:
+        """Encode the pairs for one epoch; ``None`` if they were not wanted.
+
+        Args:
+            epoch: 0-based.
+            is_wanted: Asked now and then whether to go on.
+
+        Raises:
+            DataError: A text cannot be read any more.
+        """
+        drawn: dict[Side, list[np.ndarray]] = {side: [] for side in self.dropouts}
+        lengths: dict[Side, list[int]] = {side: [] for side in self.dropouts}
+        generators = {
+            side: np.random.default_rng(np.random.SeedSequence((self.seed, epoch), spawn_key=(_STREAM, number)))
+            for number, side in enumerate(SIDES)
+        }
+        kept = iter(self.store.line_numbers.tolist())
+        next_kept = next(kept, None)
+        pairs = enumerate(self.text.lines())
+        while batch := list(islice(pairs, _LINES_AT_ONCE)):
+            if not is_wanted():
+                return None
+            chosen = []
+            for number, pair in batch:
+                if number == next_kept:
+                    chosen.append(pair)
+                    next_kept = next(kept, None)
+            for side, dropout in self.dropouts.items():
+                lines = [pair[SIDES.index(side)] for pair in chosen]
+                encoded = dropout.encode_lines(lines, generators[side])
+                lengths[side] += map(len, encoded)
+                flat = np.fromiter((i for ids in encoded for i in ids), dtype=dropout.tokenizer.dtype)
+                drawn[side].append(flat)
+        src, tgt = (
+            SentenceStore(ids=np.concatenate(drawn[side]), offsets=np.cumsum([0, *lengths[side]]))
+            if side in drawn
+            else getattr(self.store, side)
+            for side in SIDES
+        )
+        return src, tgt
+
+    def made_ahead(self, num_epochs: float | None) -> MadeAhead[Sentences]:
+        """The pairs by epoch, the next one made while one is in use."""
+        return MadeAhead(self.sentences, num_epochs=num_epochs)

@@ -1,0 +1,1 @@
+"""Pictures of numbers that exist already: files, and drawings for a terminal."""

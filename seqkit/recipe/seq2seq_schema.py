@@ -1,0 +1,195 @@
+"""The schema of translation recipes: parallel data, encoder-decoder models, their training, `translate` options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from seqkit.recipe.config import Config, DataSource, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from seqkit.recipe.schema import ScoreOptions, Training
+from seqkit.recipe.tokenizer_schema import TokenizerConfig
+
+
+class PairSource(Config):
+    """A parallel text: line n of one side belongs to line n of the other."""
+
+    src: DataSource
+    """Source side: as `data.train` of a language model."""
+    tgt: DataSource
+    """Target side."""
+
+
+class PairData(Config):
+    """Where sentence pairs come from."""
+
+    train: PairSource
+    """Training pairs."""
+    valid: PairSource
+    """Validation pairs: they choose the best checkpoint."""
+    test: PairSource | None = None
+    """Test pairs; never read during training, only by `seqkit evaluate --split test`."""
+    max_length: PositiveInt | None = 256
+    """Most tokens of a side of a training pair; null: any number."""
+    over_long: Literal["drop", "refuse"] = "drop"
+    """What to do with longer training pairs: leave them out and say how many, or stop and name the line."""
+    empty: Literal["drop", "refuse"] = "refuse"
+    """What to do with training pairs of which one side is empty. Pairs of two empty lines are always left out."""
+
+
+class TransformerSeq2Seq(Config):
+    """Transformer encoder and decoder (Vaswani et al. 2017)."""
+
+    type: Literal["transformer"]
+    """Transformer encoder and decoder (Vaswani et al. 2017)."""
+    num_layers: PositiveInt = 3
+    """Layers of the encoder, and of the decoder."""
+    num_decoder_layers: PositiveInt | None = None
+    """Layers of the decoder; null: as the encoder."""
+    d_model: PositiveInt = 256
+    """Width of embeddings and layers."""
+    num_heads: PositiveInt = 4
+    """Attention heads; they divide `d_model`."""
+    d_feed_forward: PositiveInt | None = None
+    """Width of the feed-forward parts; null: four times `d_model`."""
+    dropout: Probability = 0.1
+    """Dropout on embeddings, at the end of each branch and inside the feed-forward parts."""
+    attention_dropout: Probability = 0.0
+    """Dropout on attention weights."""
+    activation: Literal["relu", "gelu", "geglu", "swiglu"] = "relu"
+    """Of the feed-forward parts; the last two are gated (Shazeer 2020)."""
+    norm: Literal["pre", "post"] = "pre"
+    """Layer normalisation before each branch, which trains more easily, or after it (the 2017 paper)."""
+    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    """How positions are told; `learned` knows `max_positions` of them and no more."""
+    max_positions: PositiveInt = 512
+    """Positions that `learned` has."""
+    share_embeddings: bool | None = None
+    """One embedding for source and target; null: where both have the same tokenizer."""
+    tie_embeddings: bool = True
+    """The output layer shares the target embedding (Press and Wolf 2017)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TransformerSeq2Seq:
+        if self.d_model % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide d_model {self.d_model}")
+        if self.d_model // self.num_heads % 2 and self.positions == "rotary":
+            raise ValueError("rotary positions need an even d_model / num_heads")
+        return self
+
+
+class Seq2SeqTraining(Training):
+    """Training of an encoder-decoder model."""
+
+    batch_tokens: PositiveInt | None = None
+    """Most tokens of a batch, padding counted, on its longer side (4,096 without `batch_size`)."""
+    batch_size: PositiveInt | None = None
+    """Pairs in a batch, instead of `batch_tokens`."""
+    label_smoothing: Probability = 0.0
+    """Part of each target's probability that is spread over the vocabulary (Szegedy et al. 2016)."""
+    validate_translations: NonNegativeInt | None = None
+    """Validation pairs that each evaluation translates and scores with BLEU; 0: none; null: all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_batch_size(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("batch_size") is None and value.get("batch_tokens") is None:
+            return {**value, "batch_tokens": 4096}
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Seq2SeqTraining:
+        if self.batch_size is not None and self.batch_tokens is not None:
+            raise ValueError("give batch_size or batch_tokens, not both")
+        return self
+
+
+class TranslateOptions(Config):
+    """Defaults of `seqkit translate` for this model; a flag wins over them."""
+
+    beam: PositiveInt = 5
+    """Hypotheses kept at each step; 1 is greedy search."""
+    length_penalty: Literal["none", "average", "wu"] = "wu"
+    """What a hypothesis's log-probability is divided by: nothing, its length, or Wu et al. 2016's penalty."""
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    """Strength of the `wu` length penalty."""
+    coverage_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Strength β of the coverage penalty of Wu et al. 2016."""
+    min_length: NonNegativeInt = 0
+    """Fewest tokens of a translation."""
+    max_length: PositiveInt | None = None
+    """Most tokens of a translation, its end counted; null: by `max_length_ratio`."""
+    max_length_ratio: PositiveFloat = 2.0
+    """Most tokens of a translation for each source token, plus ten; more where a prefix or constraints need more."""
+    no_repeat_ngram: NonNegativeInt = 0
+    """Never repeat an n-gram of this many tokens; 0: free to."""
+    batch_tokens: PositiveInt = 4096
+    """Source tokens, padding counted, translated side by side."""
+    deterministic: bool = False
+    """Translate each line by itself: to the last bit the same, whatever stands beside it."""
+    long: Literal["translate", "split", "refuse"] = "translate"
+    """A line longer than all that training saw: translated whole where the model's positions reach and else in
+    parts; always in parts; or refused. Each such line is named in a warning."""
+    sample: bool = False
+    """Draw a translation of each line at random instead of searching for the best."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Of `sample`: divides the logits; 0 takes the most likely token every time."""
+    top_k: PositiveInt | None = None
+    """Of `sample`: draw among the k most likely tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of `sample`: draw among the fewest tokens whose probabilities sum to p (Holtzman et al. 2020)."""
+    min_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of `sample`: draw among tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024)."""
+    seed: NonNegativeInt | None = None
+    """Of `sample`: seed of the draws; null: a new one each time."""
+
+
+class Seq2SeqEvaluateOptions(Config):
+    """Defaults of `seqkit evaluate` for this model; a flag wins over them."""
+
+    beam: NonNegativeInt = 5
+    """Beam of the translations that BLEU and chrF score; 0: translate nothing."""
+
+
+class Seq2SeqRecipe(Config):
+    """An encoder-decoder model: translate one sequence into another."""
+
+    task: Literal["seq2seq"]
+    """What the model does: `seq2seq` writes one sequence for another."""
+    seed: NonNegativeInt | None = None
+    """Seed of every random choice; null: drawn at the start and recorded."""
+    data: PairData
+    """Where the sentence pairs come from."""
+    tokenizer: TokenizerConfig
+    """What a token is; `joint` says whether both sides share one vocabulary."""
+    target_tokenizer: TokenizerConfig | None = None
+    """What a token of the target side is, where that differs; null: as `tokenizer`."""
+    model: TransformerSeq2Seq
+    """The network."""
+    train: Seq2SeqTraining
+    """How long and how to train."""
+    translate: TranslateOptions = Field(default_factory=TranslateOptions)
+    """Defaults of `seqkit translate`."""
+    score: ScoreOptions = Field(default_factory=ScoreOptions)
+    """Defaults of `seqkit score`."""
+    evaluate: Seq2SeqEvaluateOptions = Field(default_factory=Seq2SeqEvaluateOptions)
+    """Defaults of `seqkit evaluate`."""
+
+    @model_validator(mode="after")
+    def _one_vocabulary_or_two(self) -> Seq2SeqRecipe:
+        if self.target_tokenizer is not None:
+            if self.tokenizer.joint or self.target_tokenizer.joint:
+                raise ValueError("tokenizer.joint shares one tokenizer, but target_tokenizer names another")
+            if self.model.share_embeddings:
+                raise ValueError("model.share_embeddings needs one tokenizer for both sides")
+        elif not self.is_joint and self.model.share_embeddings:
+            raise ValueError("model.share_embeddings needs tokenizer.joint: true")
+        return self
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether both sides have the same tokenizer."""
+        if self.target_tokenizer is not None:
+            return False
+        joint = self.tokenizer.joint
+        return self.tokenizer.type in ("bpe", "byte") if joint is None else joint
