@@ -25,14 +25,16 @@ def complete_override_key(incomplete: str) -> list[str]:
     from seqkit.recipe.keys import Slot, all_keys, choices
     from seqkit.recipe.recipe_types import RECIPE_TYPES
 
-    slots: dict[str, Slot] = {}
+    slots: dict[str, list[Slot]] = {}
     for root in RECIPE_TYPES.values():
-        slots |= all_keys(root)
+        for name, slot in all_keys(root).items():
+            slots.setdefault(name, []).append(slot)
     key, equals, value = incomplete.partition("=")
     if equals:
-        words = choices(slots[key]) if key in slots else []
+        # The same key may take other words in recipes of another task.
+        words = dict.fromkeys(word for slot in slots.get(key, []) for word in choices(slot))
         return [f"{key}={word}" for word in words if word.startswith(value)]
-    leaves = [name for name, slot in slots.items() if not slot.models]
+    leaves = [name for name, found in slots.items() if not any(slot.models for slot in found)]
     return [f"{name}=" for name in leaves if name.startswith(incomplete)]
 
 
