@@ -281,8 +281,9 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove what a killed process left half-built: nothing was written to it for a day."""
     oldest = time.time() - _ABANDONED_AFTER_SECONDS
     for building in folder.glob(".*.tmp"):
-        files = [building, *building.glob("*")]
         try:
+            # Its builder may take the folder away at any moment, also between these two lines.
+            files = [building, *building.glob("*")]
             if max(file.stat().st_mtime for file in files) < oldest:
                 shutil.rmtree(building, ignore_errors=True)
         except FileNotFoundError:
