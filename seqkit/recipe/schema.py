@@ -207,7 +207,30 @@ class RmsProp(Config):
     """Added to the denominator."""
 
 
-Optimizer = Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="type")]
+class Muon(Config):
+    """Momentum made orthogonal for the matrices inside a model, AdamW for all else (Jordan et al. 2024)."""
+
+    type: Literal["muon"]
+    """Momentum made orthogonal for the matrices inside a model, AdamW for all else (Jordan et al. 2024)."""
+    lr: PositiveFloat = 4e-3
+    """Peak learning rate; updates are as large as AdamW's (Liu et al. 2025), but bear a larger one."""
+    momentum: Probability = 0.95
+    """Momentum of the matrices, in Nesterov's form."""
+    iterations: PositiveInt = 5
+    """Newton–Schulz iterations that make a momentum orthogonal."""
+    adam_lr: PositiveFloat | None = None
+    """Peak learning rate of embeddings, output layer, biases and gains; null: as `lr`."""
+    beta1: Probability = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: Probability = 0.99
+    """AdamW's decay of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """AdamW's addition to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay on matrices (not on biases or gains)."""
+
+
+Optimizer = Annotated[Sgd | Adam | AdamW | RmsProp | Muon, Field(discriminator="type")]
 
 
 class Warmup(Config):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from seqkit.recipe.schema import Adam, AdamW, Optimizer, RmsProp, Sgd
+from seqkit.recipe.schema import Adam, AdamW, Muon, Optimizer, RmsProp, Sgd
+from seqkit.training import muon
 
 
 def build_optimizer(config: Optimizer, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
@@ -20,7 +23,12 @@ def build_optimizer(config: Optimizer, model: nn.Module, device: torch.device) -
     weight_decay = getattr(config, "weight_decay", 0.0)
     matrices = [p for name, p in parameters.items() if _is_matrix(name, p)]
     others = [p for name, p in parameters.items() if not _is_matrix(name, p)]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if isinstance(config, Muon):
+        groups = _muon_groups(config, model, matrices, others)
     groups = [group for group in groups if group["params"]]
     fused = device.type in {"cpu", "cuda"}
     match config:
@@ -36,12 +44,47 @@ def build_optimizer(config: Optimizer, model: nn.Module, device: torch.device) -
             )
         case RmsProp():
             return torch.optim.RMSprop(groups, lr=config.lr, alpha=config.alpha, eps=config.eps)
+        case Muon():
+            return muon.Muon(
+                groups,
+                lr=config.lr,
+                momentum=config.momentum,
+                num_iterations=config.iterations,
+                betas=(config.beta1, config.beta2),
+                eps=config.eps,
+                fused=fused,
+            )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Use ``learning_rate`` in every parameter group from the next step on."""
+    """Use ``learning_rate``, times the group's ``lr_factor`` if it has one, from the next step on."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_factor", 1.0)
+
+
+def _muon_groups(
+    config: Muon, model: nn.Module, matrices: list[nn.Parameter], others: list[nn.Parameter]
+) -> list[dict[str, Any]]:
+    """The matrices inside the model, those at its ends (a row a token), and the vectors."""
+    at_the_ends: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            at_the_ends.add(id(module.weight))
+        elif hasattr(module, "vocab_size") and isinstance(module.output, nn.Linear):
+            at_the_ends.add(id(module.output.weight))
+    inside = [p for p in matrices if p.dim() == 2 and id(p) not in at_the_ends]
+    chosen = {id(p) for p in inside}
+    lr_factor = 1.0 if config.adam_lr is None else config.adam_lr / config.lr
+    return [
+        {"params": inside, "weight_decay": config.weight_decay, "orthogonalizes": True},
+        {
+            "params": [p for p in matrices if id(p) not in chosen],
+            "weight_decay": config.weight_decay,
+            "lr": config.lr * lr_factor,
+            "lr_factor": lr_factor,
+        },
+        {"params": others, "weight_decay": 0.0, "lr": config.lr * lr_factor, "lr_factor": lr_factor},
+    ]
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -40,6 +40,7 @@ WAYS: dict[str, dict[str, Any]] = {
     # At so high a rate the loss goes up and down, so that there are cuts to remember.
     "plateau": {"optimizer": {"type": "sgd", "lr": 8.0}, "schedule": {"type": "plateau", "patience": 0}},
     "full": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "full"},
+    "muon": {"optimizer": {"type": "muon", "lr": 0.02, "adam_lr": 0.01}, "clip_norm": 0.5},
     "stride": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "stride"},
 }
 

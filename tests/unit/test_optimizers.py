@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.build import build_language_model
-from seqkit.recipe.schema import Adam, AdamW, LstmModel, Optimizer, RmsProp, Sgd
+from seqkit.models.build import build_language_model, build_seq2seq
+from seqkit.recipe.schema import Adam, AdamW, LstmModel, Muon, Optimizer, RmsProp, Sgd, TransformerLm
+from seqkit.recipe.seq2seq_schema import TransformerSeq2Seq
+from seqkit.training.muon import orthogonalized
 from seqkit.training.optimizers import build_optimizer, set_learning_rate
 
 CPU = torch.device("cpu")
@@ -157,3 +159,59 @@ def test_a_changed_learning_rate_is_used() -> None:
         optimizer.step()
     torch.testing.assert_close(before - model.vector.detach(), torch.full((7,), 0.75))
     assert math.isclose(optimizer.param_groups[0]["lr"], 0.25)
+
+
+def test_orthogonalized_keeps_the_directions_and_evens_out_the_singular_values() -> None:
+    x_MRC = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    u, _, vh = torch.linalg.svd(x_MRC, full_matrices=False)
+    for x, y, is_tall in ((x_MRC, orthogonalized(x_MRC, 5), False), (x_MRC.mT, orthogonalized(x_MRC.mT, 5), True)):
+        assert y.shape == x.shape
+        y = y.mT if is_tall else y
+        inner = u.mT @ y @ vh.mT
+        singular = inner.diagonal(dim1=1, dim2=2)
+        assert bool(((singular > 0.65) & (singular < 1.25)).all())
+        torch.testing.assert_close(inner, torch.diag_embed(singular), atol=1e-9, rtol=0)
+
+
+def test_muon_updates_matrices_by_its_formula_and_vectors_as_adamw() -> None:
+    config = Muon(type="muon", lr=0.3, momentum=0.8, weight_decay=0.2, beta1=0.8, beta2=0.95, eps=0.1, adam_lr=0.1)
+    found = run(config, 3)
+    before = dict(Weighted().named_parameters())
+    w, m = before["matrix"].detach().double(), torch.zeros(3, 5, dtype=torch.float64)
+    for step in range(3):
+        g = gradients(step)["matrix"].double()
+        m = 0.8 * m + 0.2 * g
+        update = orthogonalized((0.8 * m + 0.2 * g)[None], 5)[0]
+        w = w - 0.3 * (0.2 * w + 0.2 * math.sqrt(5) * update)
+    torch.testing.assert_close(found["matrix"].double(), w, atol=1e-5, rtol=1e-5)
+    adam = Adam(type="adam", lr=0.1, beta1=0.8, beta2=0.95, eps=0.1)
+    g_of_vector = [gradients(step)["vector"].double() for step in range(3)]
+    expected = expected_adam(before["vector"].detach().double(), g_of_vector, adam, 0.0)
+    torch.testing.assert_close(found["vector"].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_muon_leaves_embeddings_and_the_output_layer_to_adamw(ties: bool) -> None:
+    lm = build_language_model(
+        TransformerLm(type="transformer", num_layers=1, d_model=8, num_heads=2, context_length=5), 7
+    )
+    lstm = build_language_model(LstmModel(type="lstm", d_model=5, d_embedding=3, tie_embeddings=ties), 7)
+    seq2seq_config = TransformerSeq2Seq(type="transformer", num_layers=1, d_model=8, num_heads=2, tie_embeddings=ties)
+    for model in (lm, lstm, build_seq2seq(seq2seq_config, 7, 9, is_joint=False)):
+        optimizer = build_optimizer(Muon(type="muon"), model, CPU)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+        assert sorted(name for group in groups for name in group) == sorted(names.values()), "each parameter once"
+        assert all("bias" not in name and "norm" not in name for name in groups[0])
+        assert all(model.get_parameter(name).dim() == 2 for name in groups[0])
+        at_the_ends = {name for name, p in model.named_parameters() if p.dim() == 2 and (7 in p.shape or 9 in p.shape)}
+        assert set(groups[1]) == at_the_ends
+        assert any("weight" in name for name in groups[0])
+
+
+def test_muon_learning_rates_keep_their_ratio() -> None:
+    model = Weighted()
+    optimizer = build_optimizer(Muon(type="muon", lr=0.4, adam_lr=0.1), model, CPU)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.1]
+    set_learning_rate(optimizer, 0.2)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, pytest.approx(0.05)]
