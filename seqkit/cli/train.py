@@ -371,5 +371,9 @@ def _planned_steps(recipe: Recipe, num_batches: int) -> int | None:
     if train.max_steps is not None:
         limits.append(train.max_steps)
     if train.max_epochs is not None:
-        limits.append(math.ceil(train.max_epochs * num_batches))
+        # A step ends with its epoch.
+        whole, part = divmod(train.max_epochs, 1)
+        limits.append(
+            int(whole) * math.ceil(num_batches / train.accumulate) + math.ceil(part * num_batches / train.accumulate)
+        )
     return min(limits) if limits and train.max_minutes is None else None

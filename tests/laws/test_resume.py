@@ -41,6 +41,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "plateau": {"optimizer": {"type": "sgd", "lr": 8.0}, "schedule": {"type": "plateau", "patience": 0}},
     "full": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "full"},
     "stride": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "stride"},
+    # 8 batches an epoch: steps of 3, 3 and 2, the state carried through all of them.
+    "accumulate": {"optimizer": {"type": "adamw", "lr": 0.02}, "accumulate": 3, "reset_probability": 0.3},
 }
 
 
