@@ -15,6 +15,7 @@ from seqkit.recipe.schema import LmRecipe
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.folder import RunFolder
 from seqkit.tasks.registry import prepare
+from seqkit.training.resuming import check_same_inputs
 from seqkit.training.session import Event, Session, Ticked, make_state
 from seqkit.training.state import TrainState
 
@@ -76,6 +77,8 @@ def run_training(
         prepared = prepare(recipe, folder.parent / "cache", seed=recipe.seed)
         latest = run.latest_checkpoint() if run.state == "resumed" else None
         checkpoint = read_checkpoint(latest) if latest is not None else None
+        if checkpoint is not None:
+            check_same_inputs(prepared, checkpoint, run.path)
         state, _ = make_state(prepared, recipe, seed=recipe.seed, device=torch.device("cpu"), checkpoint=checkpoint)
         text = resolve_recipe_text(recipe)
         run.start(

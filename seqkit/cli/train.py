@@ -200,6 +200,7 @@ def _train(
     from seqkit.runs.checkpoint import read_checkpoint
     from seqkit.tasks.registry import prepare
     from seqkit.training.device import describe_device, resolve_device, set_threads
+    from seqkit.training.resuming import check_same_inputs
     from seqkit.training.session import Evaluated, Reported, Saved, Session, Ticked, make_state
 
     place = resolve_device(device or recipe.train.device)
@@ -208,11 +209,8 @@ def _train(
     prepared = prepare(recipe, cache, seed=recipe.seed, on_progress=EncodingLog())
     latest = run.latest_checkpoint() if run.state == "resumed" else None
     checkpoint = read_checkpoint(latest) if latest is not None else None
-    if checkpoint is not None and dict(prepared.tokenizer_files) != checkpoint.tokenizers:
-        raise UsageError(
-            f"{run.path}: the tokenizer is no longer the one that this run began with",
-            hint="put the training text, or the file that tokenizer.path names, back as it was",
-        )
+    if checkpoint is not None:
+        check_same_inputs(prepared, checkpoint, run.path)
     state, choice = make_state(prepared, recipe, seed=recipe.seed, device=place, checkpoint=checkpoint)
     if latest is not None:
         # The last process may have been killed between a checkpoint and the links to it.
@@ -371,5 +369,9 @@ def _planned_steps(recipe: Recipe, num_batches: int) -> int | None:
     if train.max_steps is not None:
         limits.append(train.max_steps)
     if train.max_epochs is not None:
-        limits.append(math.ceil(train.max_epochs * num_batches))
+        # A step ends with its epoch.
+        whole, part = divmod(train.max_epochs, 1)
+        limits.append(
+            int(whole) * math.ceil(num_batches / train.accumulate) + math.ceil(part * num_batches / train.accumulate)
+        )
     return min(limits) if limits and train.max_minutes is None else None

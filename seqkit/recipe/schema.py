@@ -310,6 +310,9 @@ class Training(Config):
     """What turns gradients into updates."""
     schedule: Schedule = Field(default_factory=lambda: Constant(type="constant"))
     """The learning rate over time, fitted to the budget."""
+    accumulate: PositiveInt = 1
+    """Batches whose gradients make one optimizer step, as one batch as large as all of them would: each token counts
+    the same. A step ends with its epoch, so the last one of an epoch may have fewer."""
     clip_norm: PositiveFloat | None = None
     """Scale gradients down to this global norm (Pascanu et al. 2013)."""
     clip_value: PositiveFloat | None = None
@@ -373,6 +376,12 @@ class LmTraining(Training):
             raise ValueError("give batch_size or batch_tokens, not both")
         if self.batch_tokens is not None and self.batch_tokens < self.sequence_length:
             raise ValueError(f"batch_tokens {self.batch_tokens} is below sequence_length {self.sequence_length}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_accumulate(self) -> LmTraining:
+        if self.bptt == "full" and self.accumulate > 1:
+            raise FaultAtKeyError(("accumulate",), "has no effect with bptt full, which makes one batch an epoch")
         return self
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -67,8 +67,9 @@ class StepResult:
     step: int
     """Steps done, this one included."""
     nats: float
-    """Sum of the loss over the batch."""
+    """Sum of the loss over its batches."""
     num_tokens: int
+    """Their target tokens."""
     learning_rate: float
     grad_norm: float | None
     """Global gradient norm before clipping, where ``clip_norm`` asks for it."""
@@ -104,7 +105,7 @@ def train_steps(
     *,
     clock: Callable[[], float],
 ) -> Iterator[StepResult]:
-    """Make optimizer steps until the budget is spent, yielding after each.
+    """Make optimizer steps until the budget is spent, yielding after each; ``config.accumulate`` batches a step.
 
     Args:
         state: Where to begin; updated in place, complete at every yield.
@@ -120,7 +121,6 @@ def train_steps(
     began = clock() - progress.elapsed
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     device = parameters[0].device
-    precision: Precision = state.precision  # type: ignore[assignment]
     state.model.train()
     while True:
         progress.elapsed = clock() - began
@@ -131,21 +131,16 @@ def train_steps(
             config.schedule, step=progress.step, progress=spent, plateau_factor=progress.plateau_factor
         )
         set_learning_rate(state.optimizer, learning_rate)
-        batch = batches.batch(progress.epoch, progress.batch_index)
-        with autocast(precision, device):
-            loss = objective(state.model, batch, None if batch.starts_fresh else state.carry)
-        mean = loss.nats / loss.num_tokens
-        scaler = state.scaler
-        (scaler.scale(mean) if scaler is not None else mean).backward()
-        if scaler is not None:
-            scaler.unscale_(state.optimizer)
+        num_batches = batches.num_batches(progress.epoch)
+        parts = _backward(state, batches, objective, min(config.accumulate, num_batches - progress.batch_index), device)
         norm = None
         if config.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, config.clip_value)
         if config.clip_norm is not None:
             norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
-        nats = float((loss.nats if loss.reported is None else loss.reported).detach())
-        if not math.isfinite(nats) or (scaler is None and norm is not None and not math.isfinite(norm)):
+        nats = sum(float((part.nats if part.reported is None else part.reported).detach()) for part in parts)
+        num_tokens = sum(part.num_tokens for part in parts)
+        if not math.isfinite(nats) or (state.scaler is None and norm is not None and not math.isfinite(norm)):
             what = f"loss is {nats}" if not math.isfinite(nats) else f"gradient norm is {norm}"
             raise NonFiniteLossError(
                 f"{what} at step {progress.step + 1} (learning rate {learning_rate:.3g})",
@@ -155,10 +150,43 @@ def train_steps(
         state.optimizer.zero_grad(set_to_none=True)
         if state.average is not None and not was_skipped:
             state.average.update()
-        state.carry = loss.carry
-        _advance(progress, batches.num_batches(progress.epoch), nats, loss.num_tokens, was_skipped)
+        state.carry = parts[-1].carry
+        _advance(progress, len(parts), num_batches, nats, num_tokens, was_skipped)
         progress.elapsed = clock() - began
-        yield StepResult(progress.step, nats, loss.num_tokens, learning_rate, norm, was_skipped)
+        yield StepResult(progress.step, nats, num_tokens, learning_rate, norm, was_skipped)
+
+
+def _backward(
+    state: TrainState, batches: BatchSource, objective: Objective, num_parts: int, device: torch.device
+) -> list[LossSum]:
+    """Run forward and backward on the next batches; leave the gradient of their mean over all tokens, unscaled.
+
+    How many tokens there are in all is known only at the end. Until then the mean is over as many as there would be
+    if all batches were as large as the first, which keeps fp16 gradients in range; then it is put right.
+
+    Returns:
+        What came of each batch, without the graphs.
+    """
+    progress, scaler = state.progress, state.scaler
+    precision: Precision = state.precision  # type: ignore[assignment]
+    parts: list[LossSum] = []
+    divisor, carry = 0, state.carry
+    for number in range(num_parts):
+        batch = batches.batch(progress.epoch, progress.batch_index + number)
+        with autocast(precision, device):
+            loss = objective(state.model, batch, None if batch.starts_fresh else carry)
+        divisor = divisor or loss.num_tokens * num_parts
+        mean = loss.nats / divisor
+        (scaler.scale(mean) if scaler is not None else mean).backward()
+        carry = loss.carry
+        parts.append(replace(loss, nats=loss.nats.detach()))
+    if scaler is not None:
+        scaler.unscale_(state.optimizer)
+    num_tokens = sum(part.num_tokens for part in parts)
+    if num_tokens != divisor:
+        gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+        torch._foreach_mul_(gradients, divisor / num_tokens)
+    return parts
 
 
 def _update(state: TrainState) -> bool:
@@ -172,9 +200,11 @@ def _update(state: TrainState) -> bool:
     return state.scaler.get_scale() < before
 
 
-def _advance(progress: Progress, num_batches: int, nats: float, num_tokens: int, was_skipped: bool) -> None:
+def _advance(
+    progress: Progress, num_used: int, num_batches: int, nats: float, num_tokens: int, was_skipped: bool
+) -> None:
     progress.step += 1
-    progress.batch_index += 1
+    progress.batch_index += num_used
     if progress.batch_index == num_batches:
         progress.epoch += 1
         progress.batch_index = 0

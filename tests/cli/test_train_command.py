@@ -77,6 +77,19 @@ def test_r9_a_dry_run_tells_all_and_writes_nothing(
     assert f"{as_object['num_parameters']:,}" == told["num_parameters"]
 
 
+@pytest.mark.parametrize(("epochs", "num_steps"), [("2", 4), ("1.5", 3), ("0.25", 1)])
+def test_r9_a_dry_run_knows_the_steps_of_accumulated_batches(
+    tiny: Tiny, seqkit: InProcess, epochs: str, num_steps: int
+) -> None:
+    changes = [f"train.max_epochs={epochs}", "train.max_steps=null", "train.evaluate_every=1"]
+    batches = json.loads(seqkit("train", tiny.recipe, "--dry-run", "--json").out)["batches_per_epoch"]
+    changes.append(f"train.accumulate={batches - 1}")
+    words = [word for change in changes for word in ("--set", change)]
+    assert json.loads(seqkit("train", tiny.recipe, "--dry-run", "--json", *words).out)["num_steps"] == num_steps
+    done = seqkit("train", tiny.recipe, "--json", *words)
+    assert done.code == 0 and json.loads(done.out)["metrics"]["step"] == num_steps
+
+
 def test_r9_a_dry_run_finds_what_training_would(tiny: Tiny, seqkit: InProcess, tmp_path: Path) -> None:
     recipe = tiny.recipe_with(tmp_path, train="nothing.txt")
     assert seqkit("train", recipe, "--dry-run").code == 2

@@ -42,6 +42,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "full": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "full"},
     "muon": {"optimizer": {"type": "muon", "lr": 0.02, "adam_lr": 0.01}, "clip_norm": 0.5},
     "stride": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "stride"},
+    # 8 batches an epoch: steps of 3, 3 and 2, the state carried through all of them.
+    "accumulate": {"optimizer": {"type": "adamw", "lr": 0.02}, "accumulate": 3, "reset_probability": 0.3},
 }
 
 

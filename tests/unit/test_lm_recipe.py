@@ -104,6 +104,14 @@ def test_a_fault_of_two_keys_points_into_the_file() -> None:
     ]
 
 
+def test_there_is_nothing_to_accumulate_where_an_epoch_is_one_batch() -> None:
+    text = GPT.replace("transformer", "gru") + "  bptt: full\n  accumulate: 2\n"
+    assert messages(text) == [
+        "r.yaml:9:3: train.accumulate: has no effect with bptt full, which makes one batch an epoch"
+    ]
+    assert resolved(text, "train.accumulate=1")["train"]["bptt"] == "full"
+
+
 def test_a_recipe_from_plain_values_is_settled_too() -> None:
     recipe = LmRecipe.model_validate(yaml.safe_load(GPT))
     assert recipe.train.bptt == "windows"
