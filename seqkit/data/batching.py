@@ -31,6 +31,21 @@ class LmBatch:
     resets_B: npt.NDArray[np.bool_] | None = None
     """Rows whose state alone is reset before this batch; None: no row's."""
 
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.inputs_BT)
+
+    def every(self, step: int, first: int) -> LmBatch:
+        """The rows ``first``, ``first + step``, and so on."""
+        rows = slice(first, None, step)
+        return LmBatch(
+            inputs_BT=self.inputs_BT[rows],
+            targets_BT=self.targets_BT[rows],
+            starts_fresh=self.starts_fresh,
+            resets_B=None if self.resets_B is None else self.resets_B[rows],
+        )
+
 
 class BatchOrder(Protocol):
     """The batches of each epoch."""

@@ -40,6 +40,24 @@ class PairBatch:
         """Nothing is carried from batch to batch."""
         return True
 
+    @property
+    def num_rows(self) -> int:
+        """P."""
+        return len(self.src_PS)
+
+    def every(self, step: int, first: int) -> PairBatch:
+        """The rows ``first``, ``first + step``, and so on, without padding that none of them needs."""
+        rows = slice(first, None, step)
+        src_length = int(self.src_mask_PS[rows].sum(axis=1).max())
+        tgt_length = int(self.tgt_mask_PT[rows].sum(axis=1).max())
+        return PairBatch(
+            src_PS=self.src_PS[rows, :src_length],
+            src_mask_PS=self.src_mask_PS[rows, :src_length],
+            inputs_PT=self.inputs_PT[rows, :tgt_length],
+            targets_PT=self.targets_PT[rows, :tgt_length],
+            tgt_mask_PT=self.tgt_mask_PT[rows, :tgt_length],
+        )
+
 
 class BucketBatches:
     """Batches of pairs of like length.

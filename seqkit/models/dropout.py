@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LEVELS = 2**16
 """On a CPU, probabilities are rounded to a multiple of 1 / 65,536."""
+
+_generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Within, this thread's dropout on the CPU draws from ``generator`` instead of the global random state."""
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
 
 
 class SequenceDropout(nn.Module):
@@ -30,8 +46,8 @@ class SequenceDropout(nn.Module):
             return x_BTD
         if not self.is_variational:
             return _dropout_on_cpu(x_BTD, self.probability) if x_BTD.is_cpu else F.dropout(x_BTD, self.probability)
-        mask_B1D = F.dropout(x_BTD.new_ones(x_BTD.size(0), 1, x_BTD.size(2)), self.probability)
-        return x_BTD * mask_B1D
+        ones_B1D = x_BTD.new_ones(x_BTD.size(0), 1, x_BTD.size(2))
+        return x_BTD * (_dropout_on_cpu if x_BTD.is_cpu else F.dropout)(ones_B1D, self.probability)
 
 
 def _dropout_on_cpu(x: Tensor, probability: float) -> Tensor:
@@ -41,7 +57,8 @@ def _dropout_on_cpu(x: Tensor, probability: float) -> Tensor:
     tenth of a training step, and this is three times faster.
     """
     num_dropped_levels = min(round(probability * _LEVELS), _LEVELS - 1)
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
+    draws.random_(-(2**63), None, generator=_generator.get())
     lanes = draws.view(torch.int16)[: x.numel()].view(x.shape)
     keeps = lanes >= num_dropped_levels - _LEVELS // 2
     return x * (keeps.to(x.dtype) * (_LEVELS / (_LEVELS - num_dropped_levels)))

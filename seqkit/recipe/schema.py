@@ -333,6 +333,9 @@ class Training(Config):
     """Stop when the validation loss no longer falls."""
     sample_length: NonNegativeInt = 80
     """Tokens of a sample shown at each evaluation; 0 shows none."""
+    slices: PositiveInt | None = None
+    """Slices of each batch that a CPU trains on side by side, a thread each, where no state is carried from batch to
+    batch; null: as many as `threads`; 1: all threads share each operation. It changes what dropout draws."""
     threads: PositiveInt | None = None
     """CPU threads for arithmetic; null: one a core this process may use."""
     device: str = "auto"
@@ -342,6 +345,8 @@ class Training(Config):
     def _a_budget(self) -> Training:
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             raise ValueError("set a budget: max_steps, max_epochs or max_minutes")
+        if self.precision == "fp16" and self.slices not in (None, 1):
+            raise FaultAtKeyError(("slices",), "must be 1 with precision fp16, whose gradients are scaled as one")
         return self
 
 
@@ -537,6 +542,10 @@ class LmRecipe(Config):
                 raise FaultAtKeyError(
                     ("train", "reset_probability"), "is for recurrent models; a transformer carries no state"
                 )
+        if train.bptt in ("truncated", "full") and train.slices not in (None, 1):
+            raise FaultAtKeyError(
+                ("train", "slices"), f"must be 1 with train.bptt {train.bptt}, which carries the state of all rows"
+            )
         return self
 
     @model_validator(mode="after")

@@ -63,6 +63,11 @@ class PreparedLm:
         """The noun of a token."""
         return self.corpora.tokenizer.unit
 
+    @property
+    def carries_state(self) -> bool:
+        """Windows begin empty; columns go on."""
+        return self.recipe.train.bptt in ("truncated", "full")
+
     def describe_data(self) -> str:
         """Corpus name and sizes of both parts."""
         source = self.recipe.data.train

@@ -72,6 +72,11 @@ class PreparedSeq2Seq:
         """The noun of a target token."""
         return self.tgt.tokenizer.unit
 
+    @property
+    def carries_state(self) -> bool:
+        """Each pair is its own beginning."""
+        return False
+
     def describe_data(self) -> str:
         """Corpus names and sizes, and what was left out."""
         train, valid = self.corpora.train, self.corpora.valid

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from seqkit.recipe.schema import Training
 from seqkit.training.optimizers import set_learning_rate
 from seqkit.training.precision import Precision, autocast
 from seqkit.training.schedules import learning_rate_factor
+from seqkit.training.slices import SliceThreads
 from seqkit.training.state import Progress, TrainState
 
 
@@ -41,6 +43,15 @@ class Batch(Protocol):
     @property
     def starts_fresh(self) -> bool:
         """Whether the carried state is dropped before this batch."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """Sequences in it, which may be trained on apart."""
+        ...
+
+    def every(self, step: int, first: int) -> Batch:
+        """A batch of the rows ``first``, ``first + step``, and so on."""
         ...
 
 
@@ -173,13 +184,21 @@ def _backward(
     divisor, carry = 0, state.carry
     for number in range(num_parts):
         batch = batches.batch(progress.epoch, progress.batch_index + number)
-        with autocast(precision, device):
-            loss = objective(state.model, batch, None if batch.starts_fresh else carry)
+        loss = backward_batch(
+            state.model,
+            batch,
+            None if batch.starts_fresh else carry,
+            objective,
+            precision=precision,
+            device=device,
+            scaler=scaler,
+            slices=state.slices,
+            divisor=divisor,
+            num_parts=num_parts,
+        )
         divisor = divisor or loss.num_tokens * num_parts
-        mean = loss.nats / divisor
-        (scaler.scale(mean) if scaler is not None else mean).backward()
         carry = loss.carry
-        parts.append(replace(loss, nats=loss.nats.detach()))
+        parts.append(loss)
     if scaler is not None:
         scaler.unscale_(state.optimizer)
     num_tokens = sum(part.num_tokens for part in parts)
@@ -187,6 +206,60 @@ def _backward(
         gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, divisor / num_tokens)
     return parts
+
+
+def backward_batch(
+    model: nn.Module,
+    batch: Batch,
+    carry: Any,
+    objective: Objective,
+    *,
+    precision: Precision,
+    device: torch.device,
+    scaler: torch.amp.GradScaler | None = None,
+    slices: SliceThreads | None = None,
+    divisor: int = 0,
+    num_parts: int = 1,
+) -> LossSum:
+    """Run forward and backward on one batch, adding to the parameters' gradients.
+
+    Args:
+        model: The model, in training mode.
+        batch: The batch.
+        carry: Hidden state from the batch before.
+        objective: The loss.
+        precision: Of the matrix products.
+        device: Where the model is.
+        scaler: Scales fp16 gradients.
+        slices: Threads among which the rows are shared; they carry no state.
+        divisor: What the gradient of the sum is divided by; 0: ``num_parts`` times the tokens of this batch.
+        num_parts: Batches of the step.
+
+    Returns:
+        What came of it, without the graph.
+    """
+
+    def loss_of(part: Batch) -> tuple[Tensor, LossSum]:
+        with autocast(precision, device):
+            loss = objective(model, part, carry)
+        return loss.nats, replace(loss, nats=loss.nats.detach())
+
+    if slices is None or batch.num_rows < slices.num_slices:
+        nats, loss = loss_of(batch)
+        mean = nats / (divisor or loss.num_tokens * num_parts)
+        (scaler.scale(mean) if scaler is not None else mean).backward()
+        return loss
+    losses = slices.add_gradients(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        [partial(loss_of, batch.every(slices.num_slices, first)) for first in range(slices.num_slices)],
+        lambda losses: 1 / (divisor or num_parts * sum(loss.num_tokens for loss in losses)),
+    )
+    reported = [loss.reported for loss in losses if loss.reported is not None]
+    return LossSum(
+        torch.stack([loss.nats for loss in losses]).sum(),
+        sum(loss.num_tokens for loss in losses),
+        reported=torch.stack(reported).sum() if reported else None,
+    )
 
 
 def _update(state: TrainState) -> bool:

@@ -28,6 +28,11 @@ class Prepared(Protocol):
         """The noun of a token: character, byte, word."""
         ...
 
+    @property
+    def carries_state(self) -> bool:
+        """Whether hidden state goes from a batch to the next, so that its rows must stay together."""
+        ...
+
     def describe_data(self) -> str:
         """The data in a few words, with counts."""
         ...

@@ -26,11 +26,12 @@ from seqkit.runs.checkpoint import Checkpoint, write_checkpoint
 from seqkit.runs.folder import RunFolder
 from seqkit.runs.metrics_log import MetricsLog
 from seqkit.training.averaging import WeightAverage
-from seqkit.training.loop import budget_spent, epochs_done, make_scaler, train_steps
+from seqkit.training.loop import backward_batch, budget_spent, epochs_done, make_scaler, train_steps
 from seqkit.training.optimizers import build_optimizer
 from seqkit.training.plateau import note_validation_loss
 from seqkit.training.precision import Precision, PrecisionChoice, autocast, probe_precision, require_precision
 from seqkit.training.prepared import Prepared
+from seqkit.training.slices import SliceThreads
 from seqkit.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def make_state(
     torch.manual_seed(seed)
     model = prepared.build_model().to(device)
     optimizer = build_optimizer(config.optimizer, model, device)
+    slices = _slices(prepared, recipe, device)
     choice = None
     if checkpoint is not None:
         if checkpoint.train_state is None:
@@ -119,18 +121,19 @@ def make_state(
         _load_weights(model, checkpoint)
         precision = checkpoint.train_state["precision"]
     elif config.precision == "auto":
-        choice = probe_precision(model, _probe_step(model, prepared, device), device)
+        choice = probe_precision(model, _probe_step(model, prepared, device, slices), device)
         precision = choice.precision
     else:
         precision = config.precision
         if precision != "fp32":
-            require_precision(model, _probe_step(model, prepared, device), precision, device)
+            require_precision(model, _probe_step(model, prepared, device, slices), precision, device)
     state = TrainState(
         model=model,
         optimizer=optimizer,
         precision=precision,
         average=WeightAverage(model, config.ema) if config.ema is not None else None,
         scaler=make_scaler(precision, device),
+        slices=slices,
     )
     if checkpoint is not None:
         try:
@@ -420,7 +423,7 @@ class Session:
 def try_step(state: TrainState, prepared: Prepared) -> None:
     """Run forward and backward on the first batch and throw the result away: does it fit, does it run?"""
     precision: Precision = state.precision  # type: ignore[assignment]
-    _probe_step(state.model, prepared, next(state.model.parameters()).device)(precision)
+    _probe_step(state.model, prepared, next(state.model.parameters()).device, state.slices)(precision)
 
 
 def _load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -431,14 +434,22 @@ def _load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{checkpoint.path}: its weights do not fit the recipe's model ({reason})") from None
 
 
-def _probe_step(model: nn.Module, prepared: Prepared, device: torch.device) -> Callable[[Precision], None]:
+def _slices(prepared: Prepared, recipe: Recipe, device: torch.device) -> SliceThreads | None:
+    """Threads that share the rows of each batch, where there is more than one and nothing forbids it."""
+    if device.type != "cpu" or prepared.carries_state or recipe.train.precision == "fp16":
+        return None
+    num_slices = recipe.train.slices or torch.get_num_threads()
+    return SliceThreads(num_slices) if num_slices > 1 else None
+
+
+def _probe_step(
+    model: nn.Module, prepared: Prepared, device: torch.device, slices: SliceThreads | None
+) -> Callable[[Precision], None]:
     batch = prepared.batches.batch(0, 0)
 
     def run_step(precision: Precision) -> None:
         model.train()
-        with autocast(precision, device):
-            loss = prepared.loss(model, batch, None)
-        (loss.nats / loss.num_tokens).backward()
+        backward_batch(model, batch, None, prepared.loss, precision=precision, device=device, slices=slices)
         model.zero_grad(set_to_none=True)
 
     return run_step

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from seqkit.training.averaging import WeightAverage
+from seqkit.training.slices import SliceThreads
 
 
 @dataclass
@@ -61,6 +62,8 @@ class TrainState:
     """The precision in use; kept, so that a resumed run does not probe again."""
     average: WeightAverage | None = None
     scaler: torch.amp.GradScaler | None = None
+    slices: SliceThreads | None = None
+    """Threads that share the rows of a batch, where that pays."""
     carry: Any = None
     """Hidden state carried from batch to batch; ``None`` before the first."""
     progress: Progress = field(default_factory=Progress)

@@ -42,6 +42,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "full": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "full"},
     "muon": {"optimizer": {"type": "muon", "lr": 0.02, "adam_lr": 0.01}, "clip_norm": 0.5},
     "stride": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "stride"},
+    "slices": {"optimizer": {"type": "adamw", "lr": 0.02}, "bptt": "windows", "slices": 2},
     # 8 batches an epoch: steps of 3, 3 and 2, the state carried through all of them.
     "accumulate": {"optimizer": {"type": "adamw", "lr": 0.02}, "accumulate": 3, "reset_probability": 0.3},
 }
@@ -131,6 +132,7 @@ def stop_and_resume(recipe: LmRecipe, folder: Path, *stops: int) -> TrainState:
         ("gru-before", "rmsprop-windows"),
         ("transformer", "rmsprop-windows"),
         ("transformer", "stride"),
+        ("transformer", "slices"),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(cell: str, way: str, tmp_path: Path, corpus: Path) -> None:
