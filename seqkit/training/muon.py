@@ -50,7 +50,8 @@ class Muon(torch.optim.Optimizer):
     2025), so that both kinds of group take one learning rate.
 
     Args:
-        groups: As of any optimizer; those with ``orthogonalizes: True`` hold matrices only.
+        groups: As of any optimizer; those with ``orthogonalizes: True`` hold matrices only, each made of
+            ``num_blocks`` matrices of one shape that stand one above the other, as the gates of an LSTM do.
         lr: Learning rate.
         momentum: μ.
         num_iterations: Of ``orthogonalized``.
@@ -83,9 +84,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one update."""
         loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            if group.get("orthogonalizes"):
-                self._update_matrices(group)
+        self._update_matrices()
         if self._adamw is not None:
             self._adamw.step()
         return loss
@@ -101,19 +100,26 @@ class Muon(torch.optim.Optimizer):
             self._adamw.param_groups = [group for group in self.param_groups if not group.get("orthogonalizes")]
             self._adamw.state = self.state
 
-    def _update_matrices(self, group: dict[str, Any]) -> None:
-        directions: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for w_RC in group["params"]:
-            if w_RC.grad is None:
+    def _update_matrices(self) -> None:
+        directions: dict[torch.Size, list[tuple[dict[str, Any], Tensor, Tensor]]] = defaultdict(list)
+        for group in self.param_groups:
+            if not group.get("orthogonalizes"):
                 continue
-            state = self.state[w_RC]
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(w_RC)
-            momentum_RC = state["momentum_buffer"].lerp_(w_RC.grad, 1 - self._momentum)
-            directions[w_RC.shape].append((w_RC, w_RC.grad.lerp(momentum_RC, self._momentum)))
+            for w_RC in group["params"]:
+                if w_RC.grad is None:
+                    continue
+                state = self.state[w_RC]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(w_RC)
+                momentum_RC = state["momentum_buffer"].lerp_(w_RC.grad, 1 - self._momentum)
+                u_RC = w_RC.grad.lerp(momentum_RC, self._momentum)
+                for block, u_of_block in zip(
+                    w_RC.chunk(group["num_blocks"]), u_RC.chunk(group["num_blocks"]), strict=True
+                ):
+                    directions[block.shape].append((group, block, u_of_block))
         # Matrices of one shape together: small products waste most of a machine's rate.
-        for shape, pairs in directions.items():
+        for shape, blocks in directions.items():
             factor = _ADAM_RMS * math.sqrt(max(shape))
-            update_MRC = orthogonalized(torch.stack([u_RC for _, u_RC in pairs]), self._num_iterations)
-            for (w_RC, _), update_RC in zip(pairs, update_MRC, strict=True):
+            update_MRC = orthogonalized(torch.stack([u_RC for _, _, u_RC in blocks]), self._num_iterations)
+            for (group, w_RC, _), update_RC in zip(blocks, update_MRC, strict=True):
                 w_RC.mul_(1 - group["lr"] * group["weight_decay"]).add_(update_RC, alpha=-group["lr"] * factor)

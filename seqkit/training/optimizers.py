@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from seqkit.models.attention import CrossAttention, SelfAttention
+from seqkit.models.cells import GruResetBefore
 from seqkit.recipe.schema import Adam, AdamW, Muon, Optimizer, RmsProp, Sgd
 from seqkit.training import muon
 
@@ -67,23 +69,35 @@ def _muon_groups(
 ) -> list[dict[str, Any]]:
     """The matrices inside the model, those at its ends (a row a token), and the vectors."""
     at_the_ends: set[int] = set()
+    num_blocks: dict[int, int] = {}
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             at_the_ends.add(id(module.weight))
         elif hasattr(module, "vocab_size") and isinstance(module.output, nn.Linear):
             at_the_ends.add(id(module.output.weight))
+        elif isinstance(module, SelfAttention):
+            num_blocks[id(module.query_key_value.weight)] = 3
+        elif isinstance(module, CrossAttention):
+            num_blocks[id(module.key_value.weight)] = 2
+        elif isinstance(module, nn.LSTM | nn.GRU | GruResetBefore):
+            gates = 4 if isinstance(module, nn.LSTM) else 3
+            num_blocks |= {id(parameter): gates for parameter in module.parameters()}
     inside = [p for p in matrices if p.dim() == 2 and id(p) not in at_the_ends]
     chosen = {id(p) for p in inside}
     lr_factor = 1.0 if config.adam_lr is None else config.adam_lr / config.lr
+    by_adamw = {"lr": config.lr * lr_factor, "lr_factor": lr_factor}
     return [
-        {"params": inside, "weight_decay": config.weight_decay, "orthogonalizes": True},
-        {
-            "params": [p for p in matrices if id(p) not in chosen],
-            "weight_decay": config.weight_decay,
-            "lr": config.lr * lr_factor,
-            "lr_factor": lr_factor,
-        },
-        {"params": others, "weight_decay": 0.0, "lr": config.lr * lr_factor, "lr_factor": lr_factor},
+        *(
+            {
+                "params": [p for p in inside if num_blocks.get(id(p), 1) == number],
+                "weight_decay": config.weight_decay,
+                "orthogonalizes": True,
+                "num_blocks": number,
+            }
+            for number in sorted({num_blocks.get(id(p), 1) for p in inside})
+        ),
+        {"params": [p for p in matrices if id(p) not in chosen], "weight_decay": config.weight_decay, **by_adamw},
+        {"params": others, "weight_decay": 0.0, **by_adamw},
     ]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seqkit.models.build import build_language_model, build_seq2seq
 from seqkit.recipe.schema import Adam, AdamW, LstmModel, Muon, Optimizer, RmsProp, Sgd, TransformerLm
 from seqkit.recipe.seq2seq_schema import TransformerSeq2Seq
+from seqkit.training.muon import Muon as MuonOptimizer
 from seqkit.training.muon import orthogonalized
 from seqkit.training.optimizers import build_optimizer, set_learning_rate
 
@@ -202,11 +203,25 @@ def test_muon_leaves_embeddings_and_the_output_layer_to_adamw(ties: bool) -> Non
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         groups = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
         assert sorted(name for group in groups for name in group) == sorted(names.values()), "each parameter once"
-        assert all("bias" not in name and "norm" not in name for name in groups[0])
-        assert all(model.get_parameter(name).dim() == 2 for name in groups[0])
         at_the_ends = {name for name, p in model.named_parameters() if p.dim() == 2 and (7 in p.shape or 9 in p.shape)}
-        assert set(groups[1]) == at_the_ends
-        assert any("weight" in name for name in groups[0])
+        vectors = {name for name, p in model.named_parameters() if p.dim() == 1}
+        assert set(groups[-2]) == at_the_ends
+        assert set(groups[-1]) == vectors
+        for group, inside in zip(optimizer.param_groups[:-2], groups[:-2], strict=True):
+            for name in inside:
+                blocks = {"query_key_value": 3, ".key_value": 2, "weight_ih": 4, "weight_hh": 4}
+                assert group["num_blocks"] == max(n if part in name else 1 for part, n in blocks.items())
+
+
+def test_muon_makes_each_block_orthogonal_by_itself() -> None:
+    blocks = nn.Parameter(torch.zeros(6, 5))
+    gradient = torch.randn(6, 5, generator=torch.Generator().manual_seed(6))
+    group = {"params": [blocks], "weight_decay": 0.0, "orthogonalizes": True, "num_blocks": 3}
+    optimizer = MuonOptimizer([group], lr=0.5, momentum=0.9, num_iterations=5, betas=(0.9, 0.99), eps=1e-8, fused=False)
+    blocks.grad = gradient
+    optimizer.step()
+    update = 0.2 * math.sqrt(5) * orthogonalized(gradient.view(3, 2, 5), 5)
+    torch.testing.assert_close(blocks.detach(), -0.5 * update.view(6, 5), atol=1e-5, rtol=1e-4)
 
 
 def test_muon_learning_rates_keep_their_ratio() -> None:
