@@ -56,8 +56,8 @@ class BatchSource(Protocol):
         ...
 
 
-Objective = Callable[[nn.Module, Any, Any], LossSum]
-"""(model, batch, carry) → loss."""
+Objective = Callable[[nn.Module, Any, Any, float], LossSum]
+"""(model, batch, carry, fraction of the budget spent) → loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def train_steps(
         set_learning_rate(state.optimizer, learning_rate)
         batch = batches.batch(progress.epoch, progress.batch_index)
         with autocast(precision, device):
-            loss = objective(state.model, batch, None if batch.starts_fresh else state.carry)
+            loss = objective(state.model, batch, None if batch.starts_fresh else state.carry, spent)
         mean = loss.nats / loss.num_tokens
         scaler = state.scaler
         (scaler.scale(mean) if scaler is not None else mean).backward()
