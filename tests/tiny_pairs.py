@@ -94,7 +94,7 @@ def pairs_recipe(folder: Path, *, model: dict[str, Any], train: dict[str, Any], 
 
     Args:
         folder: Where ``tiny.src`` and ``tiny.tgt`` lie; they are written if they are missing.
-        model: Its ``model`` section: a Transformer of width 8 unless it says otherwise.
+        model: Its ``model`` section: a Transformer of width 8 but for what it says; the whole section if it has a type.
         train: Its ``train`` section; no translations, batches of 7 pairs unless it says otherwise.
         **sections: More of the recipe; characters unless ``tokenizer`` says otherwise.
     """
@@ -102,6 +102,7 @@ def pairs_recipe(folder: Path, *, model: dict[str, Any], train: dict[str, Any], 
     if not src.exists():
         write_tiny_pairs(folder)
     text = {"src": str(src), "tgt": str(tgt)}
+    transformer = {"type": "transformer", "num_layers": 1, "d_model": 8, "num_heads": 2}
     defaults = {"precision": "fp32", "device": "cpu", "sample_length": 0, "validate_translations": 0}
     if "batch_tokens" not in train:
         defaults["batch_size"] = 7
@@ -111,7 +112,7 @@ def pairs_recipe(folder: Path, *, model: dict[str, Any], train: dict[str, Any], 
             "seed": 11,
             "data": {"train": text, "valid": text},
             "tokenizer": {"type": "char"},
-            "model": {"type": "transformer", "num_layers": 1, "d_model": 8, "num_heads": 2, **model},
+            "model": model if "type" in model else {**transformer, **model},
             "train": {**defaults, **train},
             **sections,
         }

@@ -12,10 +12,13 @@ from torch import nn
 from seqkit.models.encoder_decoder import EncoderDecoder, TransformerEncoder
 from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.models.recurrent import CellName, RecurrentStack
+from seqkit.models.recurrent_decoder import RecurrentDecoder
+from seqkit.models.recurrent_encoder import RecurrentEncoder
 from seqkit.models.transformer import TransformerStack
 from seqkit.models.transformer_decoder import TransformerDecoder
-from seqkit.recipe.schema import GruModel, LmModel, LstmModel, RecurrentLm, RnnModel, TransformerLm
-from seqkit.recipe.seq2seq_schema import TransformerSeq2Seq as Seq2SeqModel
+from seqkit.recipe.recurrent_schema import GruCell, LstmCell, RecurrentCell, RnnCell
+from seqkit.recipe.schema import LmModel, RecurrentLm, TransformerLm
+from seqkit.recipe.seq2seq_schema import GruSeq2Seq, LstmSeq2Seq, RnnSeq2Seq, Seq2SeqModel, TransformerSeq2Seq
 
 LanguageModel = RecurrentLanguageModel | TransformerDecoder
 
@@ -33,10 +36,9 @@ def build_language_model(config: LmModel, vocab_size: int) -> LanguageModel:
     """
     if isinstance(config, TransformerLm):
         return _transformer_language_model(config, vocab_size)
-    embedding_size = config.d_embedding or config.d_model
     stack = RecurrentStack(
         cell_name(config),
-        embedding_size,
+        config.embedding_size,
         config.d_model,
         num_layers=config.num_layers,
         dropout=config.dropout,
@@ -44,16 +46,13 @@ def build_language_model(config: LmModel, vocab_size: int) -> LanguageModel:
         is_residual=config.residual,
         learns_initial_state=config.initial_state == "learned",
     )
-    stack.reset_parameters(
-        recurrent_init=config.recurrent_init,
-        forget_bias=config.forget_bias if isinstance(config, LstmModel) else 0.0,
-    )
+    stack.reset_parameters(recurrent_init=config.recurrent_init, forget_bias=_forget_bias(config))
     return RecurrentLanguageModel(
         vocab_size,
         stack,
-        embedding_size=embedding_size,
+        embedding_size=config.embedding_size,
         dropout=config.dropout,
-        embedding_dropout=config.dropout if config.embedding_dropout is None else config.embedding_dropout,
+        embedding_dropout=config.dropout_of_embedding,
         is_variational=config.variational_dropout,
         ties_embeddings=config.tie_embeddings,
     )
@@ -76,9 +75,11 @@ def build_seq2seq(config: Seq2SeqModel, src_vocab_size: int, tgt_vocab_size: int
         tgt_vocab_size: Ids of the target side.
         is_joint: Whether both sides have the same tokenizer.
     """
+    shares = is_joint if config.share_embeddings is None else config.share_embeddings
+    if not isinstance(config, TransformerSeq2Seq):
+        return _recurrent_seq2seq(config, src_vocab_size, tgt_vocab_size, shares_embeddings=shares)
     encoder = TransformerEncoder(src_vocab_size, _stack(config, config.num_layers, max_positions=config.max_positions))
     num_decoder_layers = config.num_decoder_layers or config.num_layers
-    shares = is_joint if config.share_embeddings is None else config.share_embeddings
     decoder = TransformerDecoder(
         tgt_vocab_size,
         _stack(config, num_decoder_layers, max_positions=config.max_positions, d_memory=config.d_model),
@@ -88,8 +89,49 @@ def build_seq2seq(config: Seq2SeqModel, src_vocab_size: int, tgt_vocab_size: int
     return EncoderDecoder(encoder, decoder)
 
 
+def _recurrent_seq2seq(
+    config: RnnSeq2Seq | LstmSeq2Seq | GruSeq2Seq, src_vocab_size: int, tgt_vocab_size: int, *, shares_embeddings: bool
+) -> EncoderDecoder:
+    assert config.feeding is not None, "the recipe fills it in"
+    encoder = RecurrentEncoder(
+        src_vocab_size,
+        config.d_model,
+        cell=cell_name(config),
+        embedding_size=config.embedding_size,
+        num_layers=config.num_layers,
+        is_bidirectional=config.bidirectional,
+        reverses_source=config.reverse_source,
+        dropout=config.dropout,
+        embedding_dropout=config.dropout_of_embedding,
+        is_variational=config.variational_dropout,
+        is_residual=config.residual,
+        keeps_states=config.bridge == "copy",
+    )
+    decoder = RecurrentDecoder(
+        tgt_vocab_size,
+        config.d_model,
+        cell=cell_name(config),
+        embedding_size=config.embedding_size,
+        num_layers=config.decoder_layers,
+        attention=config.attention,
+        d_attention=config.d_attention,
+        feeding=config.feeding,
+        bridge=config.bridge,
+        dropout=config.dropout,
+        embedding_dropout=config.dropout_of_embedding,
+        is_variational=config.variational_dropout,
+        is_residual=config.residual,
+        embedding=encoder.embedding if shares_embeddings else None,
+        ties_embeddings=config.tie_embeddings,
+    )
+    # The decoder's last: a shared embedding starts as its table says.
+    for module in (encoder, decoder):
+        module.reset_parameters(recurrent_init=config.recurrent_init, forget_bias=_forget_bias(config))
+    return EncoderDecoder(encoder, decoder)
+
+
 def _stack(
-    config: TransformerLm | Seq2SeqModel, num_layers: int, *, max_positions: int, d_memory: int | None = None
+    config: TransformerLm | TransformerSeq2Seq, num_layers: int, *, max_positions: int, d_memory: int | None = None
 ) -> TransformerStack:
     return TransformerStack(
         num_layers,
@@ -106,19 +148,24 @@ def _stack(
     )
 
 
-def cell_name(config: RecurrentLm) -> CellName:
+def cell_name(config: RecurrentCell) -> CellName:
     """The recurrent unit that a model section asks for."""
     match config:
-        case LstmModel():
+        case LstmCell():
             return "lstm"
-        case GruModel(reset_gate="before"):
+        case GruCell(reset_gate="before"):
             return "gru_reset_before"
-        case GruModel():
+        case GruCell():
             return "gru"
-        case RnnModel(nonlinearity="relu"):
+        case RnnCell(nonlinearity="relu"):
             return "rnn_relu"
-        case RnnModel():
+        case RnnCell():
             return "rnn_tanh"
+
+
+def _forget_bias(config: RecurrentCell) -> float:
+    """The initial bias of the LSTM's forget gate; of no meaning for the other cells."""
+    return config.forget_bias if isinstance(config, LstmCell) else 0.0
 
 
 @torch.no_grad()

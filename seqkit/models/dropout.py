@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqkit.models.draws import current_generator
+
 _LEVELS = 2**16
 """On a CPU, probabilities are rounded to a multiple of 1 / 65,536."""
-
-_generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
-
-
-@contextmanager
-def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Within, this thread's dropout on the CPU draws from ``generator`` instead of the global random state."""
-    token = _generator.set(generator)
-    try:
-        yield
-    finally:
-        _generator.reset(token)
 
 
 class SequenceDropout(nn.Module):
@@ -58,7 +44,7 @@ def _dropout_on_cpu(x: Tensor, probability: float) -> Tensor:
     """
     num_dropped_levels = min(round(probability * _LEVELS), _LEVELS - 1)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
-    draws.random_(-(2**63), None, generator=_generator.get())
+    draws.random_(-(2**63), None, generator=current_generator())
     lanes = draws.view(torch.int16)[: x.numel()].view(x.shape)
     keeps = lanes >= num_dropped_levels - _LEVELS // 2
     return x * (keeps.to(x.dtype) * (_LEVELS / (_LEVELS - num_dropped_levels)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seqkit.models.attention import padding_bias
 from seqkit.models.memory import Memory
+from seqkit.models.recurrent_decoder import RecurrentDecoder
 from seqkit.models.transformer import TransformerStack
 
 
@@ -108,9 +109,23 @@ class EncoderDecoder(nn.Module):
         memory: Memory = self.encoder(source.ids_BS, source.mask_BS)
         return memory
 
-    def forward(self, source: SourceTokens, ids_BT: Tensor) -> Tensor:
-        """What the output layer reads after each of ``ids_BT``, the start token first: shape (B, T, D)."""
-        return self.target.attended_hidden(ids_BT, self.encode(source))
+    def forward(
+        self, source: SourceTokens, ids_BT: Tensor, *, own_probability: float = 0.0, draws_own: bool = False
+    ) -> Tensor:
+        """What the output layer reads after each of ``ids_BT``, the start token first: shape (B, T, D).
+
+        Args:
+            source: A sentence for each row.
+            ids_BT: Target tokens.
+            own_probability: Scheduled sampling, of a recurrent decoder: the chance of each token but the first that
+                the decoder reads what it predicted there itself instead; from the global random state.
+            draws_own: That token is drawn from its distribution, instead of the most probable one.
+        """
+        memory = self.encode(source)
+        if own_probability == 0:
+            return self.target.attended_hidden(ids_BT, memory)
+        assert isinstance(self.decoder, RecurrentDecoder), "recipes refuse it for others"
+        return self.decoder.attended_hidden(ids_BT, memory, feed_own_probability=own_probability, samples_own=draws_own)
 
     def initial_state(self, source: SourceTokens, batch_size: int) -> Any:
         """Encode; the decoder's state before the first token, one row a sentence."""

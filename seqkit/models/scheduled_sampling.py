@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from seqkit.models.draws import current_generator
+
 
 class SteppingDecoder(Protocol):
     """What runs step by step, with its output layer apart."""
@@ -43,11 +45,13 @@ def with_own_tokens(
         state: Its state before the first token.
         probability: The chance of each token but the first to be replaced.
         draws: Draw the token from the decoder's distribution, instead of taking the most probable one.
-        generator: Of the chances and draws.
+        generator: Of the chances and draws; ``None``: that of this thread on a CPU, else the global random state.
 
     Returns:
         Shape (B, T).
     """
+    if generator is None and ids_BT.is_cpu:
+        generator = current_generator()
     device = ids_BT.device if generator is None else generator.device
     is_own_BT = torch.rand(ids_BT.shape, generator=generator, device=device).to(ids_BT.device) < probability
     ids_BT = ids_BT.clone()

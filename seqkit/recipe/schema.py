@@ -19,6 +19,7 @@ from seqkit.recipe.config import (
     PositiveInt,
     Probability,
 )
+from seqkit.recipe.recurrent_schema import GruCell, LstmCell, RecurrentLayers, RnnCell
 from seqkit.recipe.tokenizer_schema import CharTokenizer, TokenizerConfig
 
 
@@ -48,58 +49,27 @@ class TextData(Config):
         return self
 
 
-class RecurrentModel(Config):
+class RecurrentModel(RecurrentLayers):
     """What every recurrent language model shares."""
 
-    num_layers: PositiveInt = 1
-    """Recurrent layers, one above the other."""
-    d_model: PositiveInt = 256
-    """Width of the hidden state of each layer."""
-    d_embedding: PositiveInt | None = None
-    """Width of the token embedding; null: as wide as `d_model`. A small one makes character models faster."""
-    dropout: Probability = 0.0
-    """Dropout on the embedding, between layers and before the output (Zaremba et al. 2014)."""
-    embedding_dropout: Probability | None = None
-    """Dropout on the embedding alone; null: as `dropout`. Character models often do better without."""
-    variational_dropout: bool = False
-    """Use one dropout mask for all steps of a batch (Gal and Ghahramani 2016), not a new one each step."""
     tie_embeddings: bool = False
     """Share the embedding matrix with the output layer (Press and Wolf 2017)."""
     output_bias: Literal["zero", "unigram"] = "zero"
     """Initial output bias: zero, or the log frequency of each token, which large vocabularies learn slowly."""
-    residual: bool = False
-    """Add each layer's input to its output, from the second layer on."""
     initial_state: Literal["zero", "learned"] = "zero"
     """State before the first token: zeros, or a trained vector a layer."""
-    recurrent_init: Literal["orthogonal", "uniform"] = "orthogonal"
-    """Initial recurrent matrices: orthogonal (Saxe et al. 2014), or uniform in ±1/√d_model."""
 
 
-class RnnModel(RecurrentModel):
+class RnnModel(RecurrentModel, RnnCell):
     """Vanilla (Elman 1990) recurrent network."""
 
-    type: Literal["rnn"]
-    """Vanilla recurrent network (Elman 1990)."""
-    nonlinearity: Literal["tanh", "relu"] = "tanh"
-    """What the cell applies to the weighted sum."""
 
-
-class LstmModel(RecurrentModel):
+class LstmModel(RecurrentModel, LstmCell):
     """Long short-term memory (Hochreiter and Schmidhuber 1997; forget gate of Gers et al. 2000)."""
 
-    type: Literal["lstm"]
-    """Long short-term memory (Hochreiter and Schmidhuber 1997; Gers et al. 2000)."""
-    forget_bias: float = 1.0
-    """Initial bias of the forget gate (Jozefowicz et al. 2015)."""
 
-
-class GruModel(RecurrentModel):
+class GruModel(RecurrentModel, GruCell):
     """Gated recurrent unit (Cho et al. 2014)."""
-
-    type: Literal["gru"]
-    """Gated recurrent unit (Cho et al. 2014)."""
-    reset_gate: Literal["after", "before"] = "after"
-    """Reset gate applied after the recurrent product (as cuDNN has it; fast) or before it (Cho et al. 2014)."""
 
 
 RecurrentLm = RnnModel | LstmModel | GruModel

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from seqkit.recipe.config import Config, DataSource, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from seqkit.recipe.config import (
+    Config,
+    DataSource,
+    FaultAtKeyError,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
+from seqkit.recipe.recurrent_schema import GruCell, LstmCell, RecurrentLayers, RnnCell
 from seqkit.recipe.schema import ScoreOptions, Training
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
 
@@ -78,6 +87,103 @@ class TransformerSeq2Seq(Config):
         return self
 
 
+class RecurrentSeq2Seq(RecurrentLayers):
+    """What every recurrent encoder-decoder shares."""
+
+    num_layers: PositiveInt = 1
+    """Layers of the encoder, and of the decoder."""
+    num_decoder_layers: PositiveInt | None = None
+    """Layers of the decoder; null: as the encoder."""
+    d_model: PositiveInt = 512
+    """Width of each layer; of a bidirectional one, of both directions together."""
+    bidirectional: bool = True
+    """The encoder reads the source both ways, with half the width each (Bahdanau et al. 2015)."""
+    reverse_source: bool = False
+    """The encoder reads the source from its end (Sutskever et al. 2014); only without `bidirectional`."""
+    attention: Literal["none", "dot", "general", "additive"] = "general"
+    """How the decoder looks at the source: hᵀm or hᵀWm of a state and a position (Luong et al. 2015), vᵀtanh(Wh + Um)
+    (Bahdanau et al. 2015), or not at all."""
+    d_attention: PositiveInt | None = None
+    """Width of the layer inside `additive` attention; null: `d_model`."""
+    feeding: Literal["none", "hidden", "context"] | None = None
+    """What the decoder reads beside each token. hidden: what it made of the last step's attention (input feeding,
+    Luong et al. 2015); context: what its last state finds in the source (Bahdanau et al. 2015), or without attention
+    the encoder's last state (Cho et al. 2014); none: nothing (Sutskever et al. 2014). null: hidden for `dot` and
+    `general`, else context."""
+    bridge: Literal["learned", "copy", "zero"] = "learned"
+    """What the decoder starts from: a trained layer of the encoder's last state, a copy of the encoder's states layer
+    by layer, or zeros."""
+    dropout: Probability = 0.1
+    share_embeddings: bool | None = None
+    """One embedding for source and target; null: where both have the same tokenizer."""
+    tie_embeddings: bool = False
+    """The output layer shares the target embedding (Press and Wolf 2017)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _feed_by_attention(cls, value: Any) -> Any:
+        """Fill in what depends on another key, so that a resolved recipe says it."""
+        if not isinstance(value, dict) or value.get("feeding") is not None:
+            return value
+        attention = value.get("attention", cls.model_fields["attention"].default)
+        return {**value, "feeding": "hidden" if attention in ("dot", "general") else "context"}
+
+    @model_validator(mode="after")
+    def _an_encoder_that_can_be(self) -> RecurrentSeq2Seq:
+        if self.bidirectional and self.reverse_source:
+            raise FaultAtKeyError(("reverse_source",), "is for an encoder that reads one way: set bidirectional: false")
+        if self.bidirectional and self.d_model % 2:
+            raise FaultAtKeyError(
+                ("d_model",), f"must be even for the halves of a bidirectional encoder, found {self.d_model}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_decoder_that_sees_its_source(self) -> RecurrentSeq2Seq:
+        if self.attention == "none" and self.feeding == "hidden":
+            raise FaultAtKeyError(("feeding",), "hidden returns what attention found, but attention is none")
+        if self.attention == "none" and self.feeding == "none" and self.bridge == "zero":
+            raise FaultAtKeyError(("bridge",), "zero, without attention and feeding, would show the decoder no source")
+        if self.bridge == "copy" and self.decoder_layers != self.num_layers:
+            raise FaultAtKeyError(
+                ("bridge",),
+                "copy needs as many layers in the encoder as in the decoder, found "
+                f"{self.num_layers} and {self.decoder_layers}",
+            )
+        if self.d_attention is not None and self.attention != "additive":
+            raise FaultAtKeyError(("d_attention",), f"is for additive attention, not for {self.attention}")
+        return self
+
+    @property
+    def decoder_layers(self) -> int:
+        """Layers of the decoder."""
+        return self.num_decoder_layers or self.num_layers
+
+
+class RnnSeq2Seq(RecurrentSeq2Seq, RnnCell):
+    """Vanilla recurrent encoder and decoder."""
+
+
+class LstmSeq2Seq(RecurrentSeq2Seq, LstmCell):
+    """LSTM encoder and decoder (Sutskever et al. 2014; Luong et al. 2015)."""
+
+
+class GruSeq2Seq(RecurrentSeq2Seq, GruCell):
+    """GRU encoder and decoder (Cho et al. 2014; Bahdanau et al. 2015)."""
+
+
+Seq2SeqModel = Annotated[TransformerSeq2Seq | RnnSeq2Seq | LstmSeq2Seq | GruSeq2Seq, Field(discriminator="type")]
+
+
+class ScheduledSampling(Config):
+    """Let the decoder read some of its own predictions in training (Bengio et al. 2015)."""
+
+    probability: Annotated[float, Field(gt=0, le=1)]
+    """Chance of each target token to be replaced, at the end of the budget; it rises there from 0 in a line."""
+    own_token: Literal["likeliest", "drawn"] = "likeliest"
+    """What stands in for it: the most likely token, or one drawn from the model's distribution."""
+
+
 class Seq2SeqTraining(Training):
     """Training of an encoder-decoder model."""
 
@@ -87,6 +193,8 @@ class Seq2SeqTraining(Training):
     """Pairs in a batch, instead of `batch_tokens`."""
     label_smoothing: Probability = 0.0
     """Part of each target's probability that is spread over the vocabulary (Szegedy et al. 2016)."""
+    scheduled_sampling: ScheduledSampling | None = None
+    """Let a recurrent decoder read some of its own predictions (Bengio et al. 2015); null: only the targets."""
     validate_translations: NonNegativeInt | None = None
     """Validation pairs that each evaluation translates and scores with BLEU; 0: none; null: all."""
 
@@ -164,7 +272,7 @@ class Seq2SeqRecipe(Config):
     """What a token is; `joint` says whether both sides share one vocabulary."""
     target_tokenizer: TokenizerConfig | None = None
     """What a token of the target side is, where that differs; null: as `tokenizer`."""
-    model: TransformerSeq2Seq
+    model: Seq2SeqModel
     """The network."""
     train: Seq2SeqTraining
     """How long and how to train."""
@@ -184,6 +292,14 @@ class Seq2SeqRecipe(Config):
                 raise ValueError("model.share_embeddings needs one tokenizer for both sides")
         elif not self.is_joint and self.model.share_embeddings:
             raise ValueError("model.share_embeddings needs tokenizer.joint: true")
+        return self
+
+    @model_validator(mode="after")
+    def _own_tokens_one_by_one(self) -> Seq2SeqRecipe:
+        if self.train.scheduled_sampling is not None and isinstance(self.model, TransformerSeq2Seq):
+            raise FaultAtKeyError(
+                ("train", "scheduled_sampling"), "is for recurrent models; a transformer reads all targets at once"
+            )
         return self
 
     @property

@@ -97,7 +97,7 @@ class PreparedLm:
             set_unigram_bias(model, token_counts(self.corpora.train.ids, model.vocab_size))
         return model
 
-    def loss(self, model: nn.Module, batch: LmBatch, carry: Any) -> LossSum:
+    def loss(self, model: nn.Module, batch: LmBatch, carry: Any, spent: float) -> LossSum:
         """Cross-entropy of the next token, summed over the batch."""
         device = model_device(model)
         inputs_BT = torch.from_numpy(batch.inputs_BT).to(device, non_blocking=True)

@@ -27,7 +27,7 @@ from seqkit.models.build import build_seq2seq
 from seqkit.models.encoder_decoder import EncoderDecoder, SourceTokens
 from seqkit.models.linear_cross_entropy import linear_cross_entropy
 from seqkit.recipe import tokenizer_schema
-from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe
+from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe, TransformerSeq2Seq
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
 from seqkit.tasks.translation_requests import SourceLimits
 from seqkit.tasks.translator import Translator
@@ -103,10 +103,18 @@ class PreparedSeq2Seq:
         """A fresh model."""
         return build_seq2seq(self.recipe.model, self.src.vocab_size, self.tgt.vocab_size, is_joint=self.recipe.is_joint)
 
-    def loss(self, model: nn.Module, batch: PairBatch, carry: Any) -> LossSum:
+    def loss(self, model: nn.Module, batch: PairBatch, carry: Any, spent: float) -> LossSum:
         """Cross-entropy of each target token and the end token, smoothed as the recipe says, over real tokens."""
         assert isinstance(model, EncoderDecoder)
-        loss, nats, num_tokens = pair_loss(model, batch, label_smoothing=self.recipe.train.label_smoothing)
+        train = self.recipe.train
+        own = train.scheduled_sampling
+        loss, nats, num_tokens = pair_loss(
+            model,
+            batch,
+            label_smoothing=train.label_smoothing,
+            own_probability=0.0 if own is None else own.probability * spent,
+            draws_own=own is not None and own.own_token == "drawn",
+        )
         return LossSum(loss, num_tokens, reported=nats)
 
     def evaluate(self, model: nn.Module, on_part: Callable[[], None]) -> dict[str, float]:
@@ -181,15 +189,31 @@ def _redrawn(recipe: Seq2SeqRecipe, corpora: PairCorpora, seed: int) -> MadeAhea
     return pairs.made_ahead(recipe.train.max_epochs)
 
 
-def pair_loss(model: EncoderDecoder, batch: PairBatch, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor, int]:
+def pair_loss(
+    model: EncoderDecoder,
+    batch: PairBatch,
+    *,
+    label_smoothing: float = 0.0,
+    own_probability: float = 0.0,
+    draws_own: bool = False,
+) -> tuple[Tensor, Tensor, int]:
     """Loss of one batch over its real target tokens, the end token included.
+
+    Args:
+        model: The model.
+        batch: Sentence pairs.
+        label_smoothing: Part of each target's probability that is spread over the vocabulary.
+        own_probability: Scheduled sampling: the chance of each target token that a recurrent decoder reads its own
+            prediction instead. What it should predict stays the same.
+        draws_own: That prediction is drawn, instead of the most probable token.
 
     Returns:
         The sum to minimise, the negative log-likelihood in nats, and the number of tokens N.
     """
     device = model_device(model)
     source = source_tokens(batch, device)
-    hidden_PTD = model(source, torch.from_numpy(batch.inputs_PT).to(device, non_blocking=True))
+    inputs_PT = torch.from_numpy(batch.inputs_PT).to(device, non_blocking=True)
+    hidden_PTD = model(source, inputs_PT, own_probability=own_probability, draws_own=draws_own)
     is_real_PT = torch.from_numpy(batch.tgt_mask_PT).to(device, non_blocking=True)
     hidden_ND = hidden_PTD[is_real_PT]
     target_N = torch.from_numpy(batch.targets_PT[batch.tgt_mask_PT]).to(device, non_blocking=True)
@@ -285,15 +309,15 @@ def by_length(store: PairStore) -> Iterator[list[int]]:
 
 def _check_positions(recipe: Seq2SeqRecipe, corpora: PairCorpora) -> None:
     """Check before training that learned positions reach as far as the data."""
-    if recipe.model.positions != "learned":
+    model = recipe.model
+    if not isinstance(model, TransformerSeq2Seq) or model.positions != "learned":
         return
     longest = 1 + max(
         int(side.lengths().max()) for store in (corpora.train, corpora.valid) for side in (store.src, store.tgt)
     )
-    if longest > recipe.model.max_positions:
+    if longest > model.max_positions:
         raise DataError(
-            f"a sentence has {longest:,} tokens with its end, but model.max_positions is "
-            f"{recipe.model.max_positions:,}",
+            f"a sentence has {longest:,} tokens with its end, but model.max_positions is {model.max_positions:,}",
             hint="raise model.max_positions, lower data.max_length, or use other positions",
         )
 

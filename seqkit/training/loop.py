@@ -67,8 +67,8 @@ class BatchSource(Protocol):
         ...
 
 
-Objective = Callable[[nn.Module, Any, Any], LossSum]
-"""(model, batch, carry) → loss."""
+Objective = Callable[[nn.Module, Any, Any, float], LossSum]
+"""(model, batch, carry, fraction of the budget spent) → loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ def train_steps(
         )
         set_learning_rate(state.optimizer, learning_rate)
         num_batches = batches.num_batches(progress.epoch)
-        parts = _backward(state, batches, objective, min(config.accumulate, num_batches - progress.batch_index), device)
+        num_parts = min(config.accumulate, num_batches - progress.batch_index)
+        parts = _backward(state, batches, objective, num_parts, device, spent)
         norm = None
         if config.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, config.clip_value)
@@ -168,7 +169,12 @@ def train_steps(
 
 
 def _backward(
-    state: TrainState, batches: BatchSource, objective: Objective, num_parts: int, device: torch.device
+    state: TrainState,
+    batches: BatchSource,
+    objective: Objective,
+    num_parts: int,
+    device: torch.device,
+    spent: float,
 ) -> list[LossSum]:
     """Run forward and backward on the next batches; leave the gradient of their mean over all tokens, unscaled.
 
@@ -189,6 +195,7 @@ def _backward(
             batch,
             None if batch.starts_fresh else carry,
             objective,
+            spent=spent,
             precision=precision,
             device=device,
             scaler=scaler,
@@ -214,6 +221,7 @@ def backward_batch(
     carry: Any,
     objective: Objective,
     *,
+    spent: float,
     precision: Precision,
     device: torch.device,
     scaler: torch.amp.GradScaler | None = None,
@@ -228,6 +236,7 @@ def backward_batch(
         batch: The batch.
         carry: Hidden state from the batch before.
         objective: The loss.
+        spent: Fraction of the budget that is behind.
         precision: Of the matrix products.
         device: Where the model is.
         scaler: Scales fp16 gradients.
@@ -241,7 +250,7 @@ def backward_batch(
 
     def loss_of(part: Batch) -> tuple[Tensor, LossSum]:
         with autocast(precision, device):
-            loss = objective(model, part, carry)
+            loss = objective(model, part, carry, spent)
         return loss.nats, replace(loss, nats=loss.nats.detach())
 
     if slices is None or batch.num_rows < slices.num_slices:

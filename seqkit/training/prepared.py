@@ -45,8 +45,8 @@ class Prepared(Protocol):
         """A fresh model, initialised from the global random state, on the CPU."""
         ...
 
-    def loss(self, model: nn.Module, batch: Any, carry: Any) -> LossSum:
-        """The loss of one batch over real tokens, as sum and count."""
+    def loss(self, model: nn.Module, batch: Any, carry: Any, spent: float) -> LossSum:
+        """The loss of one batch over real tokens, as sum and count, where ``spent`` of the budget is behind."""
         ...
 
     def evaluate(self, model: nn.Module, on_part: Callable[[], None]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.dropout import drawing_from
+from seqkit.models.draws import drawing_from
 
 _SEEDS = 2**63 - 1
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_pairs import pairs_recipe
 from tiny_runs import PowerCut, run_training, tiny_recipe
 from torch import Tensor
 
 from seqkit.errors import CheckpointError, DataError, InterruptedRunError
+from seqkit.recipe.recipe_types import Recipe
 from seqkit.recipe.schema import LmRecipe
+from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.metrics_log import read_metrics
 from seqkit.training.session import Evaluated
@@ -112,7 +115,7 @@ def assert_same_runs(found: Path, expected: Path, *, step: int = NUM_STEPS) -> N
     assert {row["step"] for row in metrics(found)} >= {3, 4, step}
 
 
-def stop_and_resume(recipe: LmRecipe, folder: Path, *stops: int) -> TrainState:
+def stop_and_resume(recipe: Recipe, folder: Path, *stops: int) -> TrainState:
     """Train with an interruption at each of ``stops``, then to the end."""
     for number, stop_at in enumerate(stops):
         with pytest.raises(InterruptedRunError):
@@ -155,6 +158,43 @@ def test_resuming_across_epochs_and_often(cell: str, stops: tuple[int, ...], tmp
     assert (whole.progress.epoch, whole.progress.batch_index) == (2, 2)
     stop_and_resume(recipe, tmp_path / "parts", *stops)
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+
+
+OWN_TOKENS: dict[str, dict[str, Any]] = {
+    "targets": {},
+    "likeliest": {"scheduled_sampling": {"probability": 0.9}},
+    "drawn": {"scheduled_sampling": {"probability": 0.9, "own_token": "drawn"}},
+}
+
+
+def translation_recipe(folder: Path, own: str, **model: Any) -> Seq2SeqRecipe:
+    """A recurrent translation recipe, 6 batches an epoch."""
+    train = {"max_steps": NUM_STEPS, "evaluate_every": 3, "log_every": 4, "optimizer": {"type": "adamw", "lr": 0.02}}
+    model = {"d_model": 8, "d_embedding": 3, "dropout": 0.3, **model}
+    return pairs_recipe(folder, model=model, train={**train, **OWN_TOKENS[own]})
+
+
+@pytest.mark.parametrize(
+    ("own", "model"),
+    [
+        ("targets", {"type": "lstm", "attention": "none", "bridge": "copy", "num_layers": 2}),
+        ("likeliest", {"type": "gru", "attention": "additive", "variational_dropout": True}),
+        ("drawn", {"type": "lstm", "attention": "general", "residual": True, "num_layers": 2}),
+        ("drawn", {"type": "rnn", "attention": "none", "bidirectional": False}),
+    ],
+)
+def test_a_resumed_translator_ends_with_the_same_bits(own: str, model: dict[str, Any], tmp_path: Path) -> None:
+    recipe = translation_recipe(tmp_path, own, **model)
+    whole, _ = run_training(recipe, tmp_path / "whole")
+    assert whole.progress.epoch >= 2
+    parts = stop_and_resume(recipe, tmp_path / "parts", 1, 5, 11)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
+    assert_same_tree(parts.state_dict(), whole.state_dict(), "state")
+    if own != "targets":
+        # It matters: with the targets alone, other bits come out.
+        plain, _ = run_training(translation_recipe(tmp_path, "targets", **model), tmp_path / "plain")
+        name = "decoder.output.weight"
+        assert not torch.equal(plain.model.state_dict()[name], whole.model.state_dict()[name])
 
 
 BPE_WAYS: dict[str, dict[str, Any]] = {

@@ -45,7 +45,7 @@ class RowBatches:
         return Rows(self._inputs_N3[rows], self._target_N[rows], starts_fresh=index == 0)
 
 
-def smoothed_loss(model: nn.Module, batch: Rows, carry: Any) -> LossSum:
+def smoothed_loss(model: nn.Module, batch: Rows, carry: Any, spent: float) -> LossSum:
     """What is minimised is not what is reported; the sum of all inputs of the epoch is carried."""
     logits_N5 = model(batch.inputs_N3)
     nats = F.cross_entropy(logits_N5, batch.target_N, reduction="sum")
@@ -105,7 +105,7 @@ def test_each_token_counts_the_same_not_each_batch() -> None:
     _, state = train(config, SIZES)
     model = make_state(config).model
     batches = RowBatches(SIZES)
-    losses = [smoothed_loss(model, batches.batch(0, index), None) for index in range(3)]
+    losses = [smoothed_loss(model, batches.batch(0, index), None, 0.0) for index in range(3)]
     (torch.stack([loss.nats / loss.num_tokens for loss in losses]).mean()).backward()
     wrong = model.get_parameter("weight") - 0.5 * model.get_parameter("weight").grad  # type: ignore[operator]
     assert (state.model.weight - wrong).abs().max() > 0.01

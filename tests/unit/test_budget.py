@@ -54,7 +54,11 @@ class NumberedBatches:
 
 @dataclass
 class Objective:
-    """A quadratic loss whose evaluation takes known seconds; notes the batches and what was carried to them."""
+    """A quadratic loss whose evaluation takes known seconds; notes the batches and what was carried to them.
+
+    Attributes:
+        spent: The fraction of the budget that each batch was told.
+    """
 
     clock: Clock
     seconds: float = 0.0
@@ -62,8 +66,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         self.met: list[tuple[int, int, Any]] = []
+        self.spent: list[float] = []
 
-    def __call__(self, model: nn.Module, batch: NumberedBatch, carry: Any) -> LossSum:
+    def __call__(self, model: nn.Module, batch: NumberedBatch, carry: Any, spent: float) -> LossSum:
+        self.spent.append(spent)
         self.clock.now += self.seconds
         self.met.append((batch.epoch, batch.index, carry))
         nats: Tensor = sum((parameter**2).sum() for parameter in model.parameters())  # type: ignore[assignment]
@@ -141,8 +147,9 @@ def test_training_stops_when_the_first_budget_is_spent(limits: dict[str, Any], n
 )
 @pytest.mark.parametrize("schedule", [Linear(type="linear", final_fraction=0.1), Cosine(type="cosine", warmup_steps=3)])
 def test_the_schedule_is_fitted_to_the_budget(limits: dict[str, Any], num_steps: int, schedule: Schedule) -> None:
-    results, _, _ = train(Training(**limits, optimizer=SGD, schedule=schedule), seconds=6.0)
+    results, _, objective = train(Training(**limits, optimizer=SGD, schedule=schedule), seconds=6.0)
     assert len(results) == num_steps
+    assert objective.spent == pytest.approx([number / num_steps for number in range(num_steps)])
     for number, result in enumerate(results):
         spent = number / num_steps
         if isinstance(schedule, Linear):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_pairs import pairs_recipe
 from torch import Tensor, nn
 
 from seqkit.models.dropout import SequenceDropout
+from seqkit.models.encoder_decoder import SourceTokens
 from seqkit.models.memory import Memory
 from seqkit.models.recurrent_decoder import RecurrentDecoder
 from seqkit.models.scheduled_sampling import with_own_tokens
+from seqkit.tasks.seq2seq import PreparedSeq2Seq, pair_loss, prepare_seq2seq
 
 V, D, B, S, T = 11, 8, 5, 4, 7
 BOS = 10
@@ -192,3 +196,54 @@ def test_dropout_stands_on_the_embedding_between_layers_and_before_the_output(
     random_state = torch.get_rng_state()
     assert torch.equal(decoder.attended_hidden(targets(), memory), decoder.attended_hidden(targets(), memory))
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def prepared_with(folder: Path, **sampling: Any) -> PreparedSeq2Seq:
+    model = {"type": "gru", "d_model": 8, "dropout": 0.0}
+    recipe = pairs_recipe(folder, model=model, train={"max_steps": 4, "scheduled_sampling": sampling or None})
+    return prepare_seq2seq(recipe, folder / "cache", seed=1)
+
+
+def test_in_training_the_chance_rises_with_what_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, bool]] = []
+
+    def note(decoder: Any, ids_BT: Tensor, state: Any, *, probability: float, draws: bool, generator: Any) -> Tensor:
+        assert generator is None, "from the global random state, which checkpoints keep"
+        asked.append((probability, draws))
+        return ids_BT
+
+    monkeypatch.setattr("seqkit.models.recurrent_decoder.with_own_tokens", note)
+    for own_token in ("likeliest", "drawn"):
+        prepared = prepared_with(tmp_path, probability=0.8, own_token=own_token)
+        model, batch = prepared.build_model(), prepared.batches.batch(0, 0)
+        for spent in (0.0, 0.25, 1.0):
+            prepared.loss(model, batch, None, spent)
+    # Nothing is asked for before anything is spent.
+    assert asked == [(0.2, False), (0.8, False), (0.2, True), (0.8, True)]
+
+
+def test_in_training_the_targets_stay_what_is_to_be_predicted(tmp_path: Path) -> None:
+    plain, sampled = prepared_with(tmp_path), prepared_with(tmp_path, probability=1.0)
+    torch.manual_seed(2)
+    model = sampled.build_model().double()
+    batch = sampled.batches.batch(0, 0)
+    with torch.no_grad():
+        loss, expected = sampled.loss(model, batch, None, 1.0), pair_loss(model, batch)
+        # With the model's own output as input, by hand.
+        source_ids, source_mask = torch.from_numpy(batch.src_PS), torch.from_numpy(batch.src_mask_PS)
+        memory = model.encode(SourceTokens(source_ids, source_mask))
+        inputs_PT = torch.from_numpy(batch.inputs_PT)
+        assert isinstance(model.decoder, RecurrentDecoder)
+        own_PT = with_own_tokens(
+            model.decoder, inputs_PT, model.decoder.initial_state(memory, len(inputs_PT)), probability=1.0
+        )
+        log_prob_PTV = model.target.output(model.decoder.attended_hidden(own_PT, memory)).log_softmax(dim=2)
+        nats_PT = -log_prob_PTV.gather(2, torch.from_numpy(batch.targets_PT).unsqueeze(2)).squeeze(2)
+        by_hand = nats_PT[torch.from_numpy(batch.tgt_mask_PT)].sum()
+    assert loss.nats.item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert loss.num_tokens == expected[2] == int(batch.tgt_mask_PT.sum())
+    assert abs(loss.nats.item() - expected[0].item()) > 1e-3
+    # Neither without the option nor in validation.
+    assert plain.loss(model, batch, None, 1.0).nats.item() == pytest.approx(expected[0].item(), rel=1e-6)
+    model.eval()
+    assert sampled.evaluate(model, lambda: None) == plain.evaluate(model, lambda: None)

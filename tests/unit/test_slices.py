@@ -50,7 +50,7 @@ def translation_model(dropout: float) -> nn.Module:
     return build_seq2seq(config, 11, 13, is_joint=False)
 
 
-def translation_loss(model: nn.Module, batch: PairBatch, carry: Any) -> LossSum:
+def translation_loss(model: nn.Module, batch: PairBatch, carry: Any, spent: float) -> LossSum:
     loss, nats, num_tokens = pair_loss(model, batch, label_smoothing=0.1)  # type: ignore[arg-type]
     return LossSum(loss, num_tokens, reported=nats)
 
@@ -60,7 +60,9 @@ def gradients(
 ) -> tuple[dict[str, Tensor], LossSum]:
     model.zero_grad()
     slices = SliceThreads(num_slices) if num_slices > 1 else None
-    loss = backward_batch(model, batch, None, objective, precision="fp32", device=CPU, slices=slices, **options)
+    loss = backward_batch(
+        model, batch, None, objective, spent=0.5, precision="fp32", device=CPU, slices=slices, **options
+    )
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, loss
 
 
@@ -101,7 +103,9 @@ def test_slices_give_the_gradients_of_the_batch(num_slices: int, divisor: int) -
 def test_slices_add_to_the_gradients_that_are_there() -> None:
     model = translation_model(dropout=0.0)
     once, _ = gradients(model, pairs(), translation_loss, 2)
-    backward_batch(model, pairs(), None, translation_loss, precision="fp32", device=CPU, slices=SliceThreads(2))
+    backward_batch(
+        model, pairs(), None, translation_loss, spent=0.5, precision="fp32", device=CPU, slices=SliceThreads(2)
+    )
     twice = {name: p.grad / 2 for name, p in model.named_parameters() if p.grad is not None}
     torch.testing.assert_close(twice, once)
 
@@ -113,7 +117,7 @@ def test_windows_of_a_language_model_are_sliced_too() -> None:
     ids = np.random.default_rng(4).integers(0, 7, size=(5, 6))
     batch = LmBatch(inputs_BT=ids[:, :-1], targets_BT=ids[:, 1:], starts_fresh=True)
 
-    def loss(model: Any, batch: LmBatch, carry: Any) -> LossSum:
+    def loss(model: Any, batch: LmBatch, carry: Any, spent: float) -> LossSum:
         hidden_BTD, _ = model.hidden(torch.from_numpy(batch.inputs_BT))
         targets_N = torch.from_numpy(batch.targets_BT).flatten()
         nats, _ = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.output.weight, model.output.bias, targets_N)
@@ -131,9 +135,11 @@ def test_dropout_does_not_depend_on_how_threads_take_turns() -> None:
     for waits in ([0.0, 0.05], [0.05, 0.0]):
         delay = iter(waits)
 
-        def loss(model: nn.Module, batch: PairBatch, carry: Any, delay: Iterator[float] = delay) -> LossSum:
+        def loss(
+            model: nn.Module, batch: PairBatch, carry: Any, spent: float, delay: Iterator[float] = delay
+        ) -> LossSum:
             time.sleep(next(delay))
-            return translation_loss(model, batch, carry)
+            return translation_loss(model, batch, carry, spent)
 
         torch.manual_seed(11)
         results.append(gradients(model, pairs(), loss, 2)[0])
@@ -179,7 +185,7 @@ def test_the_other_threads_of_the_process_keep_their_number() -> None:
 
 
 def test_an_error_in_a_slice_is_raised() -> None:
-    def loss(model: nn.Module, batch: PairBatch, carry: Any) -> LossSum:
+    def loss(model: nn.Module, batch: PairBatch, carry: Any, spent: float) -> LossSum:
         raise ValueError("of a slice")
 
     with pytest.raises(ValueError, match="of a slice"):
