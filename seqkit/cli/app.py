@@ -66,6 +66,7 @@ _COMMANDS = {
     "translate": "translate",
     "evaluate": "evaluate",
     "score": "score",
+    "plot": "plot",
     "bpe": "bpe",
     "recipe": "recipe",
     "runs": "runs",

@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
         json_output: Json = False,
     ) -> None:
         """Show one run: its record, resolved recipe, last reports and checkpoints."""
-        facts = collect_facts(_find_run(run, chosen_runs_dir(runs_dir)))
+        facts = collect_facts(find_run(run, chosen_runs_dir(runs_dir)))
         if json_output:
             write_result(json.dumps(facts, ensure_ascii=False))
             return
@@ -106,7 +106,7 @@ def collect_facts(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _find_run(name: str, runs_dir: Path) -> Path:
+def find_run(name: str, runs_dir: Path) -> Path:
     """The run folder that a user means; UsageError with the nearest name if there is none."""
     path = Path(name)
     if (path / RECORD_NAME).is_file():

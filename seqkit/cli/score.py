@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +20,18 @@ from seqkit.cli.score_options import (
     ChrfLowercase,
     ChrfWhitespace,
     ChrfWordOrder,
+    LengthBounds,
+    LengthUnit,
     Lowercase,
     ManyMetrics,
     Metric,
+    MoreReferences,
+    Reference,
+    ScoreRecipe,
     SmoothMethod,
     SmoothValue,
+    Source,
+    Systems,
     TerAsianSupport,
     TerCaseSensitive,
     TerNoPunct,
@@ -48,7 +53,7 @@ from seqkit.cli.score_report import (
     text_lines,
 )
 from seqkit.cli.score_texts import Texts, read_texts
-from seqkit.cli.streams import write_result
+from seqkit.cli.streams import stdout_columns, write_result
 from seqkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,8 +71,6 @@ seqkit score test.en lstm.hyp transformer.hyp --worst 10"""
 
 _TERMINAL = "-"
 """As the file of a plot."""
-_COLUMNS = 80
-"""Of a drawing that goes into a file or pipe."""
 
 
 def register(app: typer.Typer) -> None:
@@ -75,14 +78,9 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "score", examples=_EXAMPLES, cls=ManyMetrics, no_args_is_help=True)
     def score(
-        reference: Annotated[str, typer.Argument(metavar="REF", help="Reference translations, one a line.")],
-        systems: Annotated[
-            list[str] | None,
-            typer.Argument(metavar="HYP", help="Translations of one or more systems (default: stdin)."),
-        ] = None,
-        more_references: Annotated[
-            list[str] | None, typer.Option("--ref", help="One more file of references for the same lines; repeatable.")
-        ] = None,
+        reference: Reference,
+        systems: Systems = None,
+        more_references: MoreReferences = None,
         metric: Metric = None,
         tokenize: Tokenize = None,
         lowercase: Lowercase = None,
@@ -109,15 +107,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         seed: Annotated[int | None, typer.Option("--seed", help="Of either test (12345).")] = None,
         by_length: Annotated[bool, typer.Option("--by-length", help="Scores by sentence length.")] = False,
-        source: Annotated[
-            str | None, typer.Option("--source", help="The source text: lengths are its (else the reference's).")
-        ] = None,
-        length_bounds: Annotated[
-            str | None, typer.Option("--length-bounds", help="Longest length of each bucket but the last (10,20,30).")
-        ] = None,
-        length_unit: Annotated[
-            str | None, typer.Option("--length-unit", metavar="NAME", help="words or characters (words).")
-        ] = None,
+        source: Source = None,
+        length_bounds: LengthBounds = None,
+        length_unit: LengthUnit = None,
         plot: Annotated[
             str | None,
             typer.Option("--plot", metavar="FILE", help="Draw scores by length: PNG, SVG, PDF; - for the terminal."),
@@ -131,9 +123,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         score_only: Annotated[bool, typer.Option("--score-only", help="Only numbers: a line a HYP.")] = False,
         width: Annotated[int | None, typer.Option("--width", "-w", help="Decimals (1).")] = None,
-        recipe: Annotated[
-            str | None, typer.Option("--recipe", help="Take options from this recipe's section `score`.")
-        ] = None,
+        recipe: ScoreRecipe = None,
         json_output: Json = False,
     ) -> None:
         """Score translations against references: BLEU, chrF, TER.
@@ -170,7 +160,7 @@ def register(app: typer.Typer) -> None:
 
         options = merge_options(ScoreOptions(), recipe, "score", flags)
         refuse_flags_without_effect(flags, options.metric)
-        request = _Request(
+        request = ScoreRequest(
             by_length=by_length or plot is not None,
             by_sentence=by_sentence,
             worst=worst,
@@ -180,7 +170,7 @@ def register(app: typer.Typer) -> None:
         )
         _check(request, options, flags, source=source, num_systems=len(systems or [None]))
         texts = read_texts([reference, *(more_references or [])], systems or [], source)
-        report = _make_report(texts, options, request)
+        report = make_report(texts, options, request)
         if request.plot_file is not None:
             from seqkit.plots.length_chart import save_length_charts
 
@@ -191,7 +181,7 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Request:
+class ScoreRequest:
     """What to print, besides the scores."""
 
     by_length: bool
@@ -203,11 +193,12 @@ class _Request:
 
     @property
     def plot_file(self) -> Path | None:
+        """The file of the picture; None for none, or for a drawing on stdout."""
         return None if self.plot in (None, _TERMINAL) else Path(str(self.plot))
 
 
 def _check(
-    request: _Request, options: ScoreOptions, flags: dict[str, object], *, source: str | None, num_systems: int
+    request: ScoreRequest, options: ScoreOptions, flags: dict[str, object], *, source: str | None, num_systems: int
 ) -> None:
     """Refuse what does not go together, before anything is read.
 
@@ -252,7 +243,7 @@ def _refuse(flags: dict[str, object], keys: tuple[str, ...], needed: str) -> Non
             raise UsageError(f"--{key.replace('_', '-')} does nothing without {needed}")
 
 
-def _make_report(texts: Texts, options: ScoreOptions, request: _Request) -> Report:
+def make_report(texts: Texts, options: ScoreOptions, request: ScoreRequest) -> Report:
     """Compute everything that was asked for."""
     from seqkit.metrics.sentence_losses import largest_losses, lowest_scores
     from seqkit.metrics.translation import TranslationMetric
@@ -366,7 +357,7 @@ def _warn_if_tokenized(texts: Texts, options: ScoreOptions) -> None:
             )
 
 
-def _lines(report: Report, request: _Request) -> Iterator[str]:
+def _lines(report: Report, request: ScoreRequest) -> Iterator[str]:
     """What goes to stdout."""
     if request.json_output:
         yield json.dumps(as_json(report), ensure_ascii=False)
@@ -377,10 +368,9 @@ def _lines(report: Report, request: _Request) -> Iterator[str]:
     if request.plot == _TERMINAL:
         from seqkit.plots.length_chart import length_chart_text
 
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _COLUMNS
         for chart in length_charts(report):
             yield ""
-            yield from length_chart_text(chart, width=columns)
+            yield from length_chart_text(chart, width=stdout_columns())
     for metric, scores in zip(report.metrics, zip(*report.scores, strict=True), strict=True):
         for name, score in zip(report.texts.system_names, scores, strict=True):
             console.logger.log(console.VERBOSE, "%s %s %s", name, metric.name, score.corpus.parts)

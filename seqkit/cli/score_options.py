@@ -16,6 +16,22 @@ if TYPE_CHECKING:
 
 METRIC_NAMES = ("bleu", "chrf", "chrf++", "ter")
 
+Reference = Annotated[str, typer.Argument(metavar="REF", help="Reference translations, one a line.")]
+Systems = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="HYP", help="Translations of one or more systems (default: stdin)."),
+]
+MoreReferences = Annotated[
+    list[str] | None, typer.Option("--ref", help="One more file of references for the same lines; repeatable.")
+]
+Source = Annotated[
+    str | None, typer.Option("--source", help="The source text: lengths are its (else the reference's).")
+]
+LengthBounds = Annotated[
+    str | None, typer.Option("--length-bounds", help="Longest length of each bucket but the last (10,20,30).")
+]
+LengthUnit = Annotated[str | None, typer.Option("--length-unit", metavar="NAME", help="words or characters (words).")]
+ScoreRecipe = Annotated[str | None, typer.Option("--recipe", help="Take options from this recipe's section `score`.")]
 Metric = Annotated[
     list[str] | None,
     typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from typing import IO, TextIO, cast
 
 from seqkit.atomic import atomic_write
 from seqkit.errors import MissingDataError, UsageError
+
+_COLUMNS = 80
+"""Of a drawing that goes into a file or pipe."""
 
 _closed_stdin: TextIO | None = None
 """What stands in for a stdin that the shell closed (``<&-``)."""
@@ -48,6 +52,11 @@ def write_result(text: str, *, end: str = "\n", flush: bool = False) -> None:
     sys.stdout.write(text + end)
     if flush:
         sys.stdout.flush()
+
+
+def stdout_columns() -> int:
+    """Columns that a drawing on stdout may fill: the terminal's, or in a file or pipe 80."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _COLUMNS
 
 
 def flush_stdout() -> None:

@@ -31,8 +31,11 @@ class AttendingDecoder(Protocol):
     output: nn.Linear
     vocab_size: int
 
-    def attended_hidden(self, ids_BT: Tensor, memory: Memory) -> Tensor:
-        """What the output layer reads after each of ``ids_BT``: shape (B, T, D)."""
+    def attended_hidden(self, ids_BT: Tensor, memory: Memory, *, memory_weights: list[Tensor] | None = None) -> Tensor:
+        """What the output layer reads after each of ``ids_BT``: shape (B, T, D).
+
+        ``memory_weights`` takes each layer's weights over the memory, shape (B, H, T, S), if given and there are any.
+        """
         ...
 
     def initial_state(self, memory: Memory | None, batch_size: int) -> Any:

@@ -30,6 +30,7 @@ class _Kind:
     load: Callable[[Mapping[str, object]], Tokenizer]
     """From its saved fields; raises ValueError if they are wrong."""
     line_based: bool
+    unit: str
 
 
 def _fit_byte(_config: tokenizer_schema.ByteTokenizer, _blocks: Iterable[str]) -> ByteTokenizer:
@@ -37,11 +38,16 @@ def _fit_byte(_config: tokenizer_schema.ByteTokenizer, _blocks: Iterable[str]) -
     return ByteTokenizer()
 
 
+def _kind(tokenizer: Any, fit: Callable[[Any, Iterable[str]], Tokenizer]) -> _Kind:
+    """How a class of tokenizers is made."""
+    return _Kind(fit=fit, load=tokenizer.from_fields, line_based=tokenizer.line_based, unit=tokenizer.unit)
+
+
 _KINDS: dict[str, _Kind] = {
-    "char": _Kind(fit=fit_char, load=CharTokenizer.from_fields, line_based=CharTokenizer.line_based),
-    "byte": _Kind(fit=_fit_byte, load=ByteTokenizer.from_fields, line_based=ByteTokenizer.line_based),
-    "word": _Kind(fit=fit_word, load=WordTokenizer.from_fields, line_based=WordTokenizer.line_based),
-    "bpe": _Kind(fit=fit_bpe, load=BpeTokenizer.from_fields, line_based=BpeTokenizer.line_based),
+    "char": _kind(CharTokenizer, fit_char),
+    "byte": _kind(ByteTokenizer, _fit_byte),
+    "word": _kind(WordTokenizer, fit_word),
+    "bpe": _kind(BpeTokenizer, fit_bpe),
 }
 """A tokenizer's name in recipes and files, and how it is made."""
 
@@ -49,6 +55,16 @@ _KINDS: dict[str, _Kind] = {
 def is_line_based(config: tokenizer_schema.TokenizerConfig) -> bool:
     """Whether the tokenizer that ``config`` describes should meet a text divided only at line ends."""
     return _KINDS[config.type].line_based
+
+
+def unit_of(type_: str) -> str | None:
+    """What a token of a type of tokenizer is, as ``Tokenizer.unit``; None if there is no such type.
+
+    >>> unit_of("bpe"), unit_of("syllable")
+    ('piece', None)
+    """
+    kind = _KINDS.get(type_)
+    return None if kind is None else kind.unit
 
 
 def made_before(config: tokenizer_schema.TokenizerConfig) -> Tokenizer | None:

@@ -108,7 +108,7 @@ def rows_of(tokens: SourceTokens, index_N: Tensor) -> SourceTokens:
 def run(model: EncoderDecoder, tokens: SourceTokens, ids_BT: Tensor) -> tuple[Tensor, Tensor | None]:
     """Logits, shape (B, T, V), and the weights over the source, shape (B, T, S), as ``attention`` would tell them."""
     taken: list[Tensor] = []
-    hidden_BTR = model.target.attended_hidden(ids_BT, model.encode(tokens), memory_weights=taken)  # type: ignore[call-arg]
+    hidden_BTR = model.target.attended_hidden(ids_BT, model.encode(tokens), memory_weights=taken)
     # Of several layers the last; the mean of its heads.
     return model.target.output(hidden_BTR), taken[-1].mean(dim=1) if taken else None
 
