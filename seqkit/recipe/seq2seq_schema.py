@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from seqkit.recipe.config import Config, DataSource, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from seqkit.recipe.config import (
+    Config,
+    DataSource,
+    FaultAtKeyError,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
 from seqkit.recipe.schema import ScoreOptions, Training
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
 
@@ -88,7 +96,14 @@ class Seq2SeqTraining(Training):
     label_smoothing: Probability = 0.0
     """Part of each target's probability that is spread over the vocabulary (Szegedy et al. 2016)."""
     validate_translations: NonNegativeInt | None = None
-    """Validation pairs that each evaluation translates and scores with BLEU; 0: none; null: all."""
+    """Validation pairs that each evaluation translates and scores with BLEU; 0: none; null: all. Translations are cut
+    at one and a half times the usual length of a target for their source, plus ten tokens."""
+    validate_beam: PositiveInt | None = 1
+    """Beam of these translations: 1 is greedy, which ranks checkpoints nearly as well at a small part of the cost;
+    null: as `translate.beam`. Their BLEU is below that of a wider beam."""
+    best_by: Literal["loss", "bleu"] = "loss"  # type: ignore[assignment]
+    """Validation score that decides which checkpoint is best, early stopping and the plateau schedule; `bleu` is that
+    of the translations that validation makes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,6 +116,8 @@ class Seq2SeqTraining(Training):
     def _consistent(self) -> Seq2SeqTraining:
         if self.batch_size is not None and self.batch_tokens is not None:
             raise ValueError("give batch_size or batch_tokens, not both")
+        if self.best_by == "bleu" and self.validate_translations == 0:
+            raise FaultAtKeyError(("best_by",), "bleu needs translations, but validate_translations is 0")
         return self
 
 
