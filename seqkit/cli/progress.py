@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from seqkit.cli import console
 from seqkit.cli.wording import format_rate, format_seconds
+from seqkit.runs.measures import MEASURES, show_score
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -111,15 +112,21 @@ class TrainingDisplay:
 
     def evaluated(self, event: Evaluated) -> None:
         """A line of validation scores, and a sample of what the model writes now."""
-        loss = event.scores["loss"]
-        self._valid = loss
+        self._valid = event.scores["loss"]
+        units = {"loss": f" nats/{self._unit}"}
+        shown = [
+            show_score(name, event.scores[name])
+            + units.get(name, "")
+            + (" (best)" if event.is_best and name == event.best_by else "")
+            for name in MEASURES
+            if name in event.scores
+        ]
+        fields = {"step": event.step, "best_by": event.best_by, "is_best": event.is_best, **event.scores}
         logger.info(
-            "step %s  valid %.4f nats/%s%s",
+            "step %s  valid %s",
             f"{event.step:,}",
-            loss,
-            self._unit,
-            " (best)" if event.is_best else "",
-            extra={"event": "evaluation", "fields": {"step": event.step, "is_best": event.is_best, **event.scores}},
+            ", ".join(shown),
+            extra={"event": "evaluation", "fields": fields},
         )
         if event.sample is not None:
             # What a model writes may hold control codes; a terminal must not obey them.

@@ -18,6 +18,7 @@ from seqkit.errors import UsageError
 from seqkit.runs import step_folders
 from seqkit.runs.folder import RESOLVED_NAME
 from seqkit.runs.listing import RunSummary, find_runs, list_runs, reports, summarize, true_status
+from seqkit.runs.measures import show_score
 from seqkit.runs.places import runs_dir as chosen_runs_dir
 from seqkit.runs.record import RECORD_NAME, read_record
 
@@ -43,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
     @command(runs, "ls", examples="seqkit runs ls\nseqkit runs ls --json | jq -r '.runs[0].run_dir'")
     def ls(runs_dir: RunsDir = None, json_output: Json = False) -> None:
-        """List the runs, the newest first: model, start, duration, steps, best validation loss, status."""
+        """List the runs, the newest first: model, start, duration, steps, best validation score, status."""
         folder = chosen_runs_dir(runs_dir)
         if runs_dir is not None and not runs_dir.is_dir():
             raise UsageError(f"--runs-dir {runs_dir}: no such folder")
@@ -123,6 +124,9 @@ def find_run(name: str, runs_dir: Path) -> Path:
 
 
 def _summary_fields(summary: RunSummary) -> dict[str, Any]:
+    best = None
+    if summary.best_by is not None and summary.best_score is not None:
+        best = {"step": summary.best_step, summary.best_by: summary.best_score}
     return {
         "run_dir": str(summary.path),
         "recipe": summary.recipe,
@@ -133,14 +137,16 @@ def _summary_fields(summary: RunSummary) -> dict[str, Any]:
         "end": summary.end,
         "seconds": summary.seconds,
         "step": summary.step,
-        "best": None if summary.best_loss is None else {"step": summary.best_step, "loss": summary.best_loss},
+        "best": best,
     }
 
 
 def _summary_cells(summary: RunSummary) -> tuple[str, ...]:
-    best = "-" if summary.best_loss is None else f"{summary.best_loss:.4f}"
-    if summary.best_loss is not None and summary.best_step is not None:
-        best += f" @ {summary.best_step:,}"
+    best = "-"
+    if summary.best_by is not None and summary.best_score is not None:
+        best = show_score(summary.best_by, summary.best_score)
+        if summary.best_step is not None:
+            best += f" @ {summary.best_step:,}"
     return (
         str(summary.path),
         summary.task or "-",

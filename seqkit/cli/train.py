@@ -198,6 +198,7 @@ def _train(
     """Run the session, showing its events; return the final metrics."""
     from seqkit.recipe.loading import resolve_recipe_text
     from seqkit.runs.checkpoint import read_checkpoint
+    from seqkit.runs.measures import show_score
     from seqkit.tasks.registry import prepare
     from seqkit.training.device import describe_device, resolve_device, set_threads
     from seqkit.training.resuming import check_same_inputs
@@ -253,13 +254,14 @@ def _train(
                     case Saved():
                         display.saved(event)
         metrics = session.final_metrics
-        best = {"step": metrics["best_step"], "loss": metrics["best_loss"]}
+        by = metrics["best_by"]
+        best = {"step": metrics["best_step"], by: metrics[f"best_{by}"]}
         run.finish("completed", 0, {"best": best, "metrics": metrics})
         console.logger.info(
-            "done in %s · best valid %.4f nats/%s at step %s",
+            "done in %s · best valid %s%s at step %s",
             format_seconds(metrics["elapsed"]),
-            metrics["best_loss"],
-            prepared.unit,
+            show_score(by, metrics[f"best_{by}"]),
+            f" nats/{prepared.unit}" if by == "loss" else "",
             f"{metrics['best_step']:,}",
             extra={"event": "done", "fields": metrics},
         )

@@ -245,10 +245,10 @@ class InverseSqrt(Warmup):
 
 
 class Plateau(Warmup):
-    """Cut the learning rate when the validation loss stops falling."""
+    """Cut the learning rate when validation stops improving."""
 
     type: Literal["plateau"]
-    """Cut the learning rate when the validation loss stops falling."""
+    """Cut the learning rate when validation stops improving, by `best_by`."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """What a cut multiplies the learning rate by."""
     patience: NonNegativeInt = 0
@@ -264,7 +264,8 @@ class EarlyStopping(Config):
     patience: PositiveInt
     """Stop after this many evaluations in a row without improvement."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """A fall in validation loss (nats) smaller than this is no improvement."""
+    """Least improvement that counts, in nats or, with `best_by: bleu`, points of BLEU. It is measured from the last
+    evaluation that counted, so that many small gains add up to one that does."""
 
 
 class Training(Config):
@@ -290,9 +291,13 @@ class Training(Config):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of matrix products; auto: bf16 where a start-up probe shows that it pays, else fp32."""
     checkpoint_every: PositiveInt | None = None
-    """Steps between checkpoints; null: at every evaluation. One is always saved at the end."""
+    """Steps between checkpoints; null: at every evaluation, and at each tenth of the budget without
+    `evaluate_every`. One is always saved at the end."""
     evaluate_every: PositiveInt | None = None
-    """Steps between evaluations on the validation set; null: ten over the budget."""
+    """Steps between evaluations on the validation set; null: at each tenth of the budget, but for those that would
+    bring evaluations above a tenth of the time gone by, where the budget is time."""
+    best_by: Literal["loss"] = "loss"
+    """Validation score that decides which checkpoint is best, early stopping and the plateau schedule."""
     log_every: PositiveInt = 50
     """Steps between reports of the training loss."""
     keep_last: PositiveInt = 2
@@ -300,7 +305,7 @@ class Training(Config):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated and saved."""
     early_stopping: EarlyStopping | None = None
-    """Stop when the validation loss no longer falls."""
+    """Stop when validation no longer improves, by `best_by`."""
     sample_length: NonNegativeInt = 80
     """Tokens of a sample shown at each evaluation; 0 shows none."""
     slices: PositiveInt | None = None

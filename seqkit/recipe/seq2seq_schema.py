@@ -196,7 +196,14 @@ class Seq2SeqTraining(Training):
     scheduled_sampling: ScheduledSampling | None = None
     """Let a recurrent decoder read some of its own predictions (Bengio et al. 2015); null: only the targets."""
     validate_translations: NonNegativeInt | None = None
-    """Validation pairs that each evaluation translates and scores with BLEU; 0: none; null: all."""
+    """Validation pairs that each evaluation translates and scores with BLEU; 0: none; null: all. Translations are cut
+    at one and a half times the usual length of a target for their source, plus ten tokens."""
+    validate_beam: PositiveInt | None = 1
+    """Beam of these translations: 1 is greedy, which ranks checkpoints nearly as well at a small part of the cost;
+    null: as `translate.beam`. Their BLEU is below that of a wider beam."""
+    best_by: Literal["loss", "bleu"] = "loss"  # type: ignore[assignment]
+    """Validation score that decides which checkpoint is best, early stopping and the plateau schedule; `bleu` is that
+    of the translations that validation makes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -209,6 +216,8 @@ class Seq2SeqTraining(Training):
     def _consistent(self) -> Seq2SeqTraining:
         if self.batch_size is not None and self.batch_tokens is not None:
             raise ValueError("give batch_size or batch_tokens, not both")
+        if self.best_by == "bleu" and self.validate_translations == 0:
+            raise FaultAtKeyError(("best_by",), "bleu needs translations, but validate_translations is 0")
         return self
 
 

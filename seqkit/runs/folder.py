@@ -182,7 +182,7 @@ class RunFolder:
         Args:
             status: Anything but ``running``.
             exit_code: What the command will exit with.
-            extra: More for ``run.json``: ``best`` (``{"step": …, "loss": …}``), ``metrics``, ...
+            extra: More for ``run.json``: ``best`` (``{"step": …, "loss": …}`` or ``bleu``), ``metrics``, ...
         """
         assert self._record is not None, "start() comes before finish()"
         self._record = run_record.finished_record(self._record, status=status, exit_code=exit_code, extra=extra or {})

@@ -10,6 +10,7 @@ from typing import Any
 
 from seqkit.errors import SeqkitError
 from seqkit.runs.lock import is_run_locked
+from seqkit.runs.measures import MEASURES
 from seqkit.runs.metrics_log import read_metrics
 from seqkit.runs.record import METRICS_NAME, RECORD_NAME, read_record, total_seconds
 
@@ -33,8 +34,10 @@ class RunSummary:
     step: int | None
     """The last step reported."""
     best_step: int | None
-    best_loss: float | None
-    """The lowest validation loss, in nats a token."""
+    best_by: str | None
+    """The kind of score that decides which step is the best; see ``seqkit.runs.measures``."""
+    best_score: float | None
+    """That of the best step."""
 
 
 def find_runs(runs_dir: Path) -> Iterator[Path]:
@@ -59,9 +62,11 @@ def summarize(run_dir: Path) -> RunSummary:
     status = true_status(record, run_dir)
     rows = reports(run_dir)
     best = record.get("best")
+    by = next((name for name in MEASURES if name in best), None) if isinstance(best, dict) else None
     if not isinstance(best, dict):
         best = best_report(rows) or {}
-    step, loss = best.get("step"), best.get("loss")
+        by = best.get("best_by", "loss" if best else None)
+    step, score = best.get("step"), None if by is None else best.get(by)
     return RunSummary(
         path=run_dir,
         recipe=_text(record, "recipe"),
@@ -73,7 +78,8 @@ def summarize(run_dir: Path) -> RunSummary:
         seconds=total_seconds(record, run_dir, is_live=status == "running"),
         step=rows[-1]["step"] if rows else None,
         best_step=step if isinstance(step, int) else None,
-        best_loss=float(loss) if isinstance(loss, int | float) else None,
+        best_by=by,
+        best_score=float(score) if isinstance(score, int | float) else None,
     )
 
 
@@ -97,6 +103,12 @@ def reports(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def best_report(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The report with the lowest validation loss, the first of equals; None if nothing was validated."""
+    """The report of the best validation, as the run itself judged it; None if nothing was validated.
+
+    Where the reports do not tell, it is the one with the lowest loss, the first of equals.
+    """
+    told = [row for row in rows if row.get("is_best") is True and row.get("best_by") in MEASURES]
+    if told:
+        return told[-1]
     scored = [row for row in rows if row.get("split") == "valid" and isinstance(row.get("loss"), int | float)]
     return min(scored, key=lambda row: row["loss"] if not math.isnan(row["loss"]) else math.inf, default=None)

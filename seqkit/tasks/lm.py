@@ -147,7 +147,7 @@ class PreparedLm:
         score = store_score(total, store, self.corpora.tokenizer)
         return {key: value for key, value in score.as_dict().items() if not key.startswith("num_")}
 
-    def show_sample(self, model: nn.Module, length: int) -> str:
+    def show_sample(self, model: nn.Module, *, length: int, number: int) -> str:
         """A sample at temperature 0.8 from the start token; the same draws every time."""
         assert isinstance(model, LanguageModel)
         tokenizer = self.corpora.tokenizer

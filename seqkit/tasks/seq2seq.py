@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from seqkit.data.pair_epochs import RedrawnPairs
 from seqkit.data.pairs import PairStore, SentenceStore, Side
 from seqkit.data.store import ProgressCallback
 from seqkit.errors import DataError
-from seqkit.metrics.translation import Bleu, score_corpus
+from seqkit.metrics.translation import Bleu, TranslationMetric, score_corpus
 from seqkit.models.build import build_seq2seq
 from seqkit.models.encoder_decoder import EncoderDecoder, SourceTokens
 from seqkit.models.linear_cross_entropy import linear_cross_entropy
@@ -38,6 +39,9 @@ from seqkit.training.device import model_device
 from seqkit.training.loop import LossSum
 
 _TOKENS_SCORED_AT_ONCE = 4096
+_ROOM_IN_VALIDATION = 1.5
+"""How much longer than usual a translation in validation may get: a model that has learned little repeats itself to
+the end, and would cost more time than training does. Ten tokens come on top, for very short sources."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class PreparedSeq2Seq:
             "src_vocab_size": self.src.vocab_size,
             "tgt_vocab_size": self.tgt.vocab_size,
             "data": {"train": _store_facts(self.corpora.train), "valid": _store_facts(self.corpora.valid)},
+            "validation": self._validation_facts(),
         }
 
     def build_model(self) -> EncoderDecoder:
@@ -124,26 +129,46 @@ class PreparedSeq2Seq:
         num_translated = self.recipe.train.validate_translations
         if num_translated == 0:
             return scores
-        sources, references = [], []
-        for src, tgt in self.corpora.valid_text.lines():
-            sources.append(src)
-            references.append(tgt)
-            if len(sources) == num_translated:
-                break
-        translator = self._translator(model)
-        hypotheses = [best.text for best in translator.best(sources, on_part)]
+        pairs = list(islice(self.corpora.valid_text.lines(), num_translated))
+        translations = self._translator(model).best([src for src, _ in pairs], on_part)
+        hypotheses, references = [best.text for best in translations], [tgt for _, tgt in pairs]
         return {**scores, "bleu": score_corpus(Bleu(), hypotheses, [references]).value}
 
-    def show_sample(self, model: nn.Module, length: int) -> str:
-        """A validation sentence, its translation and the reference; another one at each call."""
+    def show_sample(self, model: nn.Module, *, length: int, number: int) -> str:
+        """A validation sentence, its translation and the reference: one after the other, from evaluation to evaluation.
+
+        A pair with an empty side shows nothing, and is passed over.
+        """
         assert isinstance(model, EncoderDecoder)
-        src, tgt = next(iter(self.corpora.valid_text.lines()))
-        (best,) = self._translator(model).best([src])
+        store = self.corpora.valid
+        wanted = int(store.line_numbers[number % len(store)])
+        src, tgt = next(islice(self.corpora.valid_text.lines(), wanted, None))
+        (best,) = self._translator(model, most_tokens=length).best([src])
         return f"{src} → {best.text} (reference: {tgt})"
 
-    def _translator(self, model: EncoderDecoder) -> Translator:
+    def _translator(self, model: EncoderDecoder, *, most_tokens: int | None = None) -> Translator:
+        """The translations of validation: by its own beam, and no longer than they need be."""
+        train, options, counts = self.recipe.train, self.recipe.translate, self.corpora.train.counts.num_tokens
+        usual = _ROOM_IN_VALIDATION * counts["tgt"] / counts["src"]
+        changes: dict[str, Any] = {"max_length_ratio": min(options.max_length_ratio, usual)}
+        if train.validate_beam is not None:
+            changes["beam"] = train.validate_beam
+        if most_tokens is not None:
+            changes["max_length"] = min(most_tokens, options.max_length or most_tokens)
         device, limits = model_device(model), SourceLimits.of([self.recipe])
-        return Translator(model, self.src, self.tgt, self.recipe.translate, device, limits=limits)
+        return Translator(model, self.src, self.tgt, options.model_copy(update=changes), device, limits=limits)
+
+    def _validation_facts(self) -> dict[str, Any]:
+        """How translations are made and scored in validation, so that its BLEU is not taken for another."""
+        train = self.recipe.train
+        num_lines = self.corpora.valid.counts.num_lines
+        wanted = train.validate_translations
+        num_translated = num_lines if wanted is None else min(wanted, num_lines)
+        if num_translated == 0:
+            return {"num_translated": 0}
+        beam = train.validate_beam if train.validate_beam is not None else self.recipe.translate.beam
+        signature = TranslationMetric(Bleu(), [[""]]).signature()
+        return {"num_translated": num_translated, "beam": beam, "bleu_signature": signature}
 
 
 def prepare_seq2seq(

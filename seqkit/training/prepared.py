@@ -50,12 +50,18 @@ class Prepared(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, on_part: Callable[[], None]) -> dict[str, float]:
-        """Scores on the validation set; ``loss`` (nats per token) decides which checkpoint is best.
+        """Scores on the validation set: ``loss`` (nats per token), and what ``train.best_by`` names.
 
         Calls ``on_part`` every second or so; it may raise to leave the evaluation.
         """
         ...
 
-    def show_sample(self, model: nn.Module, length: int) -> str:
-        """A short example of what the model writes now; takes nothing from the global random state."""
+    def show_sample(self, model: nn.Module, *, length: int, number: int) -> str:
+        """A short example of what the model writes now; takes nothing from the global random state.
+
+        Args:
+            model: The model.
+            length: Most tokens of it.
+            number: Evaluations before this one, for a task that shows another example each time.
+        """
         ...

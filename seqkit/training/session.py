@@ -26,9 +26,10 @@ from seqkit.runs.checkpoint import Checkpoint, write_checkpoint
 from seqkit.runs.folder import RunFolder
 from seqkit.runs.metrics_log import MetricsLog
 from seqkit.training.averaging import WeightAverage
+from seqkit.training.cadence import has_stalled, is_evaluation_due, is_save_due, passes_a_tenth
 from seqkit.training.loop import backward_batch, budget_spent, epochs_done, make_scaler, train_steps
 from seqkit.training.optimizers import build_optimizer
-from seqkit.training.plateau import note_validation_loss
+from seqkit.training.plateau import note_scores
 from seqkit.training.precision import Precision, PrecisionChoice, autocast, probe_precision, require_precision
 from seqkit.training.prepared import Prepared
 from seqkit.training.slices import SliceThreads
@@ -71,6 +72,8 @@ class Evaluated:
 
     step: int
     scores: dict[str, float]
+    best_by: str
+    """Which of the scores decides."""
     is_best: bool
     sample: str | None
     spent: float
@@ -201,8 +204,9 @@ class Session:
             "epoch": self._epoch(),
             "elapsed": progress.elapsed,
             "num_tokens": progress.num_tokens,
-            "best_loss": progress.best_loss,
+            "best_by": self._config.best_by,
             "best_step": progress.best_step,
+            **{f"best_{key}": progress.best_scores.get(key) for key in ("loss", self._config.best_by)},
             **{f"valid_{key}": value for key, value in progress.scores.items()},
         }
 
@@ -213,7 +217,7 @@ class Session:
             return
         if progress.owes_evaluation:
             # A signal had come while it ran; until it is done, training must not go on.
-            yield from self._settle(metrics, self._spent())
+            yield from self._settle(metrics, self._spent(), passed_a_tenth=False)
         if self._spent() < 1:
             # Some data is made anew for each epoch: that of the first one is set-up, so before the clock goes on.
             self._prepared.batches.num_batches(progress.epoch)
@@ -242,13 +246,15 @@ class Session:
                 rate = tokens_since / max(now - last_report, 1e-9)
                 last_report, tokens_since = now, 0
                 yield self._report(metrics, result.learning_rate, result.grad_norm, rate, spent)
-            progress.owes_evaluation = self._is_evaluation_due(spent)
+            progress.owes_evaluation = is_evaluation_due(config, progress, spent)
+            passed_a_tenth = passes_a_tenth(progress, spent)
+            progress.tenths_passed = int(10 * spent)
             began = self._clock()
-            yield from self._settle(metrics, spent)
+            yield from self._settle(metrics, spent, passed_a_tenth=passed_a_tenth)
             last_report += self._clock() - began
         logger.info("stopping early: no improvement in %d evaluations", progress.num_without_improvement)
 
-    def _settle(self, metrics: MetricsLog, spent: float) -> Iterator[Event]:
+    def _settle(self, metrics: MetricsLog, spent: float, *, passed_a_tenth: bool) -> Iterator[Event]:
         """What is due between two steps: evaluation, a checkpoint, the end of a run that a signal stops."""
         progress = self._state.progress
         if progress.owes_evaluation:
@@ -257,7 +263,8 @@ class Session:
             except _EvaluationAbandonedError:
                 logger.info("left the evaluation; it is made up when the run goes on")
         signal_number = self._stop()
-        if self._is_save_due() or self._has_stalled() or spent >= 1 or signal_number is not None:
+        is_last = self._has_stalled() or spent >= 1
+        if is_last or signal_number is not None or is_save_due(self._config, progress, passed_a_tenth=passed_a_tenth):
             yield self._save()
         if signal_number is not None:
             raise InterruptedRunError(
@@ -306,7 +313,8 @@ class Session:
                     scores = self._prepared.evaluate(model, self._leave_if_stopped)
                 sample = None
                 if self._config.sample_length:
-                    sample = self._prepared.show_sample(model, self._config.sample_length)
+                    number = progress.num_evaluations
+                    sample = self._prepared.show_sample(model, length=self._config.sample_length, number=number)
         finally:
             model.train()
         self._state.progress.scores = scores
@@ -318,19 +326,31 @@ class Session:
                     hint="lower train.optimizer.lr",
                 )
             )
-        is_best = note_validation_loss(progress, loss, self._config)
+        is_best = note_scores(progress, scores, self._config)
+        seconds = self._clock() - began
         progress.owes_evaluation = False
         progress.evaluated_step = progress.step
-        progress.evaluated_tenths = int(10 * self._spent())
+        progress.num_evaluations += 1
+        progress.evaluation_seconds += seconds
+        progress.last_evaluation_seconds = seconds
         metrics.report(
             step=progress.step,
             epoch=self._epoch(),
             split="valid",
             **scores,
+            best_by=self._config.best_by,
+            is_best=is_best,
             elapsed=progress.elapsed,
-            seconds=self._clock() - began,
+            seconds=seconds,
         )
-        return Evaluated(step=progress.step, scores=scores, is_best=is_best, sample=sample, spent=self._spent())
+        return Evaluated(
+            step=progress.step,
+            scores=scores,
+            best_by=self._config.best_by,
+            is_best=is_best,
+            sample=sample,
+            spent=self._spent(),
+        )
 
     def _leave_if_stopped(self) -> None:
         """Between two parts of an evaluation: a long one must not keep a signal waiting."""
@@ -395,24 +415,8 @@ class Session:
         rate: float = self._state.optimizer.param_groups[0]["lr"]
         return rate
 
-    def _is_evaluation_due(self, spent: float) -> bool:
-        if spent >= 1:
-            return True
-        if self._config.evaluate_every is not None:
-            return self._state.progress.step % self._config.evaluate_every == 0
-        return int(10 * spent) > self._state.progress.evaluated_tenths
-
-    def _is_save_due(self) -> bool:
-        progress = self._state.progress
-        was_evaluated_now = progress.evaluated_step == progress.step
-        if self._config.checkpoint_every is None:
-            return was_evaluated_now
-        is_new_best = was_evaluated_now and progress.best_step == progress.step
-        return is_new_best or progress.step % self._config.checkpoint_every == 0
-
     def _has_stalled(self) -> bool:
-        stopping = self._config.early_stopping
-        return stopping is not None and self._state.progress.num_without_improvement >= stopping.patience
+        return has_stalled(self._config, self._state.progress)
 
     def _with_last_checkpoint(self, error: NonFiniteLossError) -> NonFiniteLossError:
         last = self._run.latest_checkpoint()

@@ -34,18 +34,26 @@ class Progress:
     """Steps whose fp16 gradients overflowed, so that no update was made."""
     owes_evaluation: bool = False
     """An evaluation is due after this step and not done yet: a signal came while it ran."""
-    evaluated_tenths: int = 0
-    """Tenths of the budget after which an evaluation was made (without ``evaluate_every``)."""
+    tenths_passed: int = 0
+    """Whole tenths of the budget that the last step left behind."""
     evaluated_step: int = 0
     """The step of the last evaluation."""
+    num_evaluations: int = 0
+    """Evaluations made."""
+    evaluation_seconds: float = 0.0
+    """What they took together."""
+    last_evaluation_seconds: float = 0.0
+    """What the last one took."""
     scores: dict[str, float] = field(default_factory=dict)
     """Of the last evaluation."""
-    best_loss: float | None = None
-    """Lowest validation loss so far, nats per token."""
+    best_scores: dict[str, float] = field(default_factory=dict)
+    """Of the best evaluation so far, by ``train.best_by``."""
     best_step: int | None = None
-    """The step it was reached at."""
+    """The step it was made at."""
+    counted_score: float | None = None
+    """The score, of the kind ``train.best_by``, of the last evaluation that early stopping counted as better."""
     num_without_improvement: int = 0
-    """Evaluations since the validation loss last improved (early stopping)."""
+    """Evaluations since then."""
     plateau_factor: float = 1.0
     """Product of the learning-rate cuts so far (plateau schedule)."""
     plateau_wait: int = 0
