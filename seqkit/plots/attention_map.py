@@ -43,7 +43,7 @@ class AttentionPanel:
 
 
 PanelGrid = Sequence[Sequence[AttentionPanel]]
-"""Rows of as many panels each; those in a column have keys of the same number, or the column is as wide as most."""
+"""Rows of as many panels each."""
 
 
 def save_attention_maps(path: Path, grid: PanelGrid) -> None:
