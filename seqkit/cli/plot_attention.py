@@ -80,19 +80,19 @@ def register(plot: typer.Typer) -> None:
         head_choice = _choice("--head", head)
         path = choose_model("seq2seq", model, runs_dir)
         place = choose_device(device, threads)
+        from seqkit.tasks.attended_pairs import attention_size
         from seqkit.tasks.seq2seq_predictor import load_seq2seq
 
         loaded = load_seq2seq(path, place)
         kind: AttentionKind = "source" if self_of is None else self_of.value
-        sentences = _read(loaded, text, target, kind)
-        num_layers, num_heads = sentences[0].pair.weights_LHQP.shape[:2]
+        num_layers, num_heads = attention_size(loaded, kind)
         layer_choice = num_layers if layer_choice is None else layer_choice
         _check_choice("--layer", layer_choice, num_layers)
         _check_choice("--head", head_choice, num_heads)
         drawing = _Drawing(
             loaded=loaded,
             kind=kind,
-            sentences=sentences,
+            sentences=_read(loaded, text, target, kind),
             layer=layer_choice,
             head=head_choice,
             has_own_translation=target is None,
@@ -181,9 +181,9 @@ class _Drawing:
             case "source":
                 names, units = (target_name, "source"), (tgt_unit, src_unit)
             case "encoder":
-                names, units = ("source, attending", "source, attended to"), (src_unit, src_unit)
+                names, units = ("attending", "attended to"), (src_unit, src_unit)
             case "decoder":
-                names, units = (f"{target_name}, attending", f"{target_name}, attended to"), (tgt_unit, tgt_unit)
+                names, units = ("attending", "attended to"), (tgt_unit, tgt_unit)
         num_layers, num_heads = sentence.pair.weights_LHQP.shape[:2]
         return [
             [
@@ -215,7 +215,7 @@ def _check_texts(texts: Sequence[str], targets: Sequence[str] | None, self_of: S
     """Refuse what does not go together, before a model is loaded.
 
     Raises:
-        UsageError: Targets that are not one a text or play no part, or a text that is no single line of UTF-8.
+        UsageError: Targets that are not one a text or play no part, or a text that is blank or no single line of UTF-8.
     """
     if targets is not None and self_of is SelfAttentionOf.encoder:
         raise UsageError("--target does nothing with --self encoder, which reads the source only")
@@ -224,6 +224,8 @@ def _check_texts(texts: Sequence[str], targets: Sequence[str] | None, self_of: S
     for name, found in [*(("--text", text) for text in texts), *(("--target", text) for text in targets or ())]:
         if "\n" in found:
             raise UsageError(f"{name} takes one line")
+        if name == "--text" and not found.strip():
+            raise UsageError("--text is blank: there is nothing to look at")
         try:
             found.encode("utf-8")
         except UnicodeEncodeError:
@@ -255,7 +257,6 @@ def _read(
     """Read the sentences with the model.
 
     Raises:
-        UsageError: It has no such attention.
         DataError: It cannot read one of them.
     """
     from seqkit.tasks.attended_pairs import attend_pair

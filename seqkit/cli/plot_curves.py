@@ -77,7 +77,7 @@ def register(plot: typer.Typer) -> None:
     def curves(
         runs: Annotated[
             list[str],
-            typer.Argument(metavar="RUN…", help="Run folders, or their names under the runs folder."),
+            typer.Argument(metavar="RUN", help="Run folders, or their names under the runs folder."),
         ],
         metric: Annotated[
             list[str] | None,
@@ -139,7 +139,7 @@ def _found(logs: Sequence[RunLog], metric: str, splits: Sequence[Split], x: XAxi
 
     known = list(dict.fromkeys(name for log in logs for name in metric_names(log.rows)))
     if not known:
-        raise DataError("no reports yet", path=logs[0].path if len(logs) == 1 else "none of the runs has any")
+        raise DataError(f"{logs[0].path}: no reports yet" if len(logs) == 1 else "none of the runs has a report yet")
     if metric not in known:
         raise UsageError(
             f"--metric {metric}: no run has logged that{suggestion(metric, known)}", hint=f"logged: {', '.join(known)}"

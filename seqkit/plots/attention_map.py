@@ -43,7 +43,7 @@ class AttentionPanel:
 
 
 PanelGrid = Sequence[Sequence[AttentionPanel]]
-"""Rows of as many panels each; those in a column have keys of the same number, or the column is as wide as most."""
+"""Rows of as many panels each."""
 
 
 def save_attention_maps(path: Path, grid: PanelGrid) -> None:
@@ -88,7 +88,7 @@ def draw_attention_maps(figure: Figure, grid: PanelGrid) -> None:
             is_bottom = y == len(grid) - 1 or grid[y + 1][x].keys != panel.keys
             _label(axes, panel, layout, has_queries=is_first, has_keys=is_top)
             if is_bottom:
-                axes.set_xlabel(literal_text(panel.key_name))
+                axes.set_xlabel(literal_text(panel.key_name), fontsize=layout.title_font)
     bar = figure.colorbar(mesh, ax=panels, shrink=0.6, aspect=30, pad=0.02)
     bar.set_label("attention weight")
     bar.outline.set_visible(False)
@@ -104,7 +104,7 @@ def _label(axes: Axes, panel: AttentionPanel, layout: _Layout, *, has_queries: b
     axes.set_xticks(_centres(panel.keys) if has_keys else [])
     if has_queries:
         axes.set_yticklabels([literal_text(text) for text in panel.queries])
-        axes.set_ylabel(literal_text(panel.query_name))
+        axes.set_ylabel(literal_text(panel.query_name), fontsize=layout.title_font)
     if has_keys:
         axes.set_xticklabels([literal_text(text) for text in panel.keys])
         if not layout.fits_upright(panel.keys):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 
 from seqkit.plots.attention_map import AttentionPanel
 
 _SHADES = " ░▒▓█"
+"""Of nothing, and of one to four quarters of the largest weight."""
 _LONGEST_LABEL = 16
 """Terminal cells; a longer token is cut."""
 
@@ -23,30 +25,35 @@ def attention_panel_text(panel: AttentionPanel, *, width: int) -> list[str]:
     >>> panel = AttentionPanel(
     ...     title="layer 1", query_name="translation", key_name="source", queries=("x", "yy"), keys=("ab", "c"),
     ...     weights=rows)
-    >>> for line in attention_panel_text(panel, width=40):
+    >>> for line in attention_panel_text(panel, width=48):
     ...     print(line)
     layer 1: translation (rows) × source (columns)
         a
         b c
-     x  ▓▓
+     x  ██
     yy    ██
-    █ = 1.00
+    ░ 0.25  ▒ 0.50  ▓ 0.75  █ 1.00
     """
     top = max(weight for row in panel.weights for weight in row)
     queries = [_cut(text) for text in panel.queries]
     keys = [_cut(text) for text in panel.keys]
     margin = max(map(text_width, queries))
     # Two cells of a terminal are about as wide as one is high, and hold the wide characters of East Asia.
-    across = 2
-    most = max(1, (width - margin - 2) // across)
-    lines = [f"{panel.title}: {panel.query_name} (rows) × {panel.key_name} (columns)"]
+    room = max(2, width - margin - 2)
+    has_wide = any(text_width(one) > 1 for text in keys for one in _characters(text))
+    across = 2 if 2 * len(keys) <= room or has_wide else 1
+    most = room // across
+    lines = textwrap.wrap(f"{panel.title}: {panel.query_name} (rows) × {panel.key_name} (columns)", width)
     for first in range(0, len(keys), most):
         block = slice(first, first + most)
         lines += [f"{' ' * (margin + 2)}{line}".rstrip() for line in _upright(keys[block], across)]
         for label, weights in zip(queries, panel.weights, strict=True):
             shades = "".join(_shade(weight / top) * across for weight in weights[block])
             lines.append(f"{' ' * (margin - text_width(label))}{label}  {shades}".rstrip())
-    return [*lines, f"█ = {top:.2f}"]
+    return [
+        *lines,
+        "  ".join(f"{shade} {top * number / (len(_SHADES) - 1):.2f}" for number, shade in enumerate(_SHADES) if number),
+    ]
 
 
 def _shade(fraction: float) -> str:

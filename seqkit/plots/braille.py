@@ -54,7 +54,7 @@ class BrailleCanvas:
         >>> canvas = BrailleCanvas(3, 1)
         >>> canvas.line(0, 3, 5, 0)
         >>> canvas.rows()
-        ['⣀⠤⠊']
+        ['⡠⠔⠊']
         """
         return ["".join(self._cell(row, column) for column in range(self.width)).rstrip() for row in range(self.height)]
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 _SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_MOST_DECIMALS = 16
+_TOLERANCE = 1e-3
+"""How far a label may lie from its tick, in units of their spacing."""
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
     """At most ``most`` evenly spaced round numbers from ``low`` to ``high``; at least one.
 
-    >>> round_ticks(0.0, 97.0, 6), round_ticks(1.31, 1.42, 4)
+    >>> round_ticks(0.0, 97.0, 6), round_ticks(1.31, 1.42, 3)
     ([0.0, 20.0, 40.0, 60.0, 80.0], [1.35, 1.4])
     """
     span = high - low
@@ -44,11 +48,11 @@ def tick_labels(ticks: list[float]) -> list[str]:
     """
     largest = max(map(abs, ticks), default=0.0)
     unit, letter = next((scale for scale in _SCALES if largest >= 10 * scale[0]), (1.0, ""))
-    for decimals in range(7):
+    spacing = min((after - before for before, after in pairwise(ticks)), default=largest or 1.0)
+    for decimals in range(_MOST_DECIMALS):
         labels = [f"{tick / unit:.{decimals}f}" for tick in ticks]
         if all(
-            math.isclose(float(label) * unit, tick, rel_tol=1e-9, abs_tol=1e-12)
-            for label, tick in zip(labels, ticks, strict=True)
+            abs(float(label) * unit - tick) <= _TOLERANCE * spacing for label, tick in zip(labels, ticks, strict=True)
         ):
             return [label + letter if float(label) else label for label in labels]
-    return [f"{tick:.2e}" for tick in ticks]
+    return [f"{tick:.3e}" for tick in ticks]

@@ -40,6 +40,30 @@ class AttendedPair:
     """What the user should know of the sentence."""
 
 
+def attention_size(loaded: LoadedSeq2Seq, kind: AttentionKind) -> tuple[int, int]:
+    """How many layers of attention a model has, and how many heads each, tried on an empty sentence.
+
+    Args:
+        loaded: The model.
+        kind: Which attention.
+
+    Raises:
+        UsageError: It has no such attention.
+    """
+    device = model_device(loaded.model)
+    one = torch.ones(1, 1, dtype=torch.bool, device=device)
+    source = SourceTokens(_row([loaded.src.eos_id], device), one)
+    start_BT = _row([loaded.tgt.bos_id], device)
+    (weights_LHQP,) = attention_weights(loaded.model, source, start_BT, one, kind)
+    num_layers, num_heads = weights_LHQP.shape[:2]
+    if num_layers:
+        return num_layers, num_heads
+    what = "attention to its source" if kind == "source" else f"self-attention in its {kind}"
+    (other_LHQP,) = attention_weights(loaded.model, source, start_BT, one, "source")
+    hint = "without --self its attention to the source is drawn" if len(other_LHQP) else None
+    raise UsageError(f"{loaded.path}: this model ({loaded.recipe.model.type}) has no {what}", hint=hint)
+
+
 def attend_pair(loaded: LoadedSeq2Seq, text: str, target: str | None, kind: AttentionKind) -> AttendedPair:
     """Read one sentence with a model.
 
@@ -47,13 +71,11 @@ def attend_pair(loaded: LoadedSeq2Seq, text: str, target: str | None, kind: Atte
         loaded: The model.
         text: The source sentence.
         target: Its translation; None: the model's own, by the search that its recipe asks for.
-        kind: Which attention.
+        kind: Which attention; one that the model has.
 
     Raises:
-        UsageError: The model has no such attention.
         DataError: The sentence is blank, or is more than the model reads at once.
     """
-    _require(loaded, kind)
     device, limits = model_device(loaded.model), SourceLimits.of([loaded.recipe])
     options = loaded.recipe.translate.model_copy(update={"sample": False, "long": "translate"})
     translator = Translator(loaded.model, loaded.src, loaded.tgt, options, device, limits=limits)
@@ -94,24 +116,6 @@ def attend_pair(loaded: LoadedSeq2Seq, text: str, target: str | None, kind: Atte
         "decoder": ((START, *target_tokens), (START, *target_tokens)),
     }[kind]
     return AttendedPair(target=target, queries=queries, keys=keys, weights_LHQP=weights_LHQP, remarks=request.remarks)
-
-
-def _require(loaded: LoadedSeq2Seq, kind: AttentionKind) -> None:
-    """Refuse a model without such attention, tried on an empty sentence.
-
-    Raises:
-        UsageError: It has none.
-    """
-    device = model_device(loaded.model)
-    one = torch.ones(1, 1, dtype=torch.bool, device=device)
-    source = SourceTokens(_row([loaded.src.eos_id], device), one)
-    (weights_LHQP,) = attention_weights(loaded.model, source, _row([loaded.tgt.bos_id], device), one, kind)
-    if len(weights_LHQP):
-        return
-    what = "attention to its source" if kind == "source" else f"self-attention in its {kind}"
-    (has_other,) = attention_weights(loaded.model, source, _row([loaded.tgt.bos_id], device), one, "source")
-    hint = "without --self its attention to the source is drawn" if len(has_other) else None
-    raise UsageError(f"{loaded.path}: this model ({loaded.recipe.model.type}) has no {what}", hint=hint)
 
 
 def _row(ids: list[int], device: torch.device) -> Tensor:
