@@ -11,7 +11,6 @@ from typing import Any
 
 from seqkit.cli.runs import find_run
 from seqkit.errors import SeqkitError, UsageError
-from seqkit.recipe import yaml12
 from seqkit.runs.folder import RESOLVED_NAME
 from seqkit.runs.metrics_log import read_metrics
 from seqkit.runs.places import runs_dir as chosen_runs_dir
@@ -108,6 +107,7 @@ def _log_folder(name: str, runs_dir: Path | None) -> Path:
 
 def _unit(run_dir: Path) -> str | None:
     """What a target token of a run is."""
+    from seqkit.recipe import yaml12
     from seqkit.tokenizers.registry import unit_of
 
     try:

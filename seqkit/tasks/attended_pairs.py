@@ -88,18 +88,25 @@ def attend_pair(loaded: LoadedSeq2Seq, text: str, target: str | None, kind: Atte
     if len(request.parts) > 1:
         raise DataError(f"too long to be read at once: {request.remarks[-1]}")
     src_ids = [*request.parts[0].ids, loaded.src.eos_id]
-    tgt_ids: list[int] = []
+    predicted_ids, remarks = [loaded.tgt.eos_id], request.remarks
     if kind == "encoder":
         target = None
     elif target is None:
         ((best,),) = translator.translate([request])
         (hypothesis,) = best.hypotheses
-        target, tgt_ids = best.text, hypothesis.ids
+        target, predicted_ids = best.text, [*hypothesis.ids, loaded.tgt.eos_id]
+        if not hypothesis.is_finished:
+            # Its end was not predicted, and to read its last token there may be no position.
+            predicted_ids = hypothesis.ids
+            remarks = (*remarks, "the model does not end its translation; it is cut where the longest one ends")
+        if not predicted_ids:
+            raise DataError("the model finds no translation", hint="--target gives one")
     else:
-        tgt_ids = loaded.tgt.tokenizer.encode(target)
-    read_ids = [loaded.tgt.bos_id, *tgt_ids]
+        predicted_ids = [*loaded.tgt.tokenizer.encode(target), loaded.tgt.eos_id]
+    read_ids = [loaded.tgt.bos_id, *predicted_ids[:-1]]
     if limits.max_positions is not None and len(read_ids) > limits.max_positions:
-        raise DataError(f"the target has {len(tgt_ids):,} tokens, but the model has {limits.max_positions:,} positions")
+        found = len(read_ids) - 1
+        raise DataError(f"the target has {found:,} tokens, but the model has {limits.max_positions:,} positions")
     (weights_LHQP,) = attention_weights(
         loaded.model,
         SourceTokens(_row(src_ids, device), torch.ones(1, len(src_ids), dtype=torch.bool, device=device)),
@@ -107,22 +114,21 @@ def attend_pair(loaded: LoadedSeq2Seq, text: str, target: str | None, kind: Atte
         torch.ones(1, len(read_ids), dtype=torch.bool, device=device),
         kind,
     )
-    source_tokens = (*_texts(loaded.src, src_ids[:-1]), END)
-    target_tokens = _texts(loaded.tgt, tgt_ids)
+    source_tokens, read_tokens = _texts(loaded.src, src_ids), _texts(loaded.tgt, read_ids)
     queries, keys = {
         # Of the attention to the source a row belongs to what is predicted from it, as alignments have it.
-        "source": ((*target_tokens, END), source_tokens),
+        "source": (_texts(loaded.tgt, predicted_ids), source_tokens),
         "encoder": (source_tokens, source_tokens),
-        "decoder": ((START, *target_tokens), (START, *target_tokens)),
+        "decoder": (read_tokens, read_tokens),
     }[kind]
-    return AttendedPair(target=target, queries=queries, keys=keys, weights_LHQP=weights_LHQP, remarks=request.remarks)
+    return AttendedPair(target=target, queries=queries, keys=keys, weights_LHQP=weights_LHQP, remarks=remarks)
 
 
 def _row(ids: list[int], device: torch.device) -> Tensor:
     return torch.tensor([ids], device=device)
 
 
-def _texts(vocabulary: SentenceVocabulary, ids: list[int]) -> list[str]:
-    """The tokens in words; a start or end token among them, which a word tokenizer knows as text, is one as well."""
+def _texts(vocabulary: SentenceVocabulary, ids: list[int]) -> tuple[str, ...]:
+    """The tokens in words."""
     ends = {vocabulary.bos_id: START, vocabulary.eos_id: END}
-    return [ends.get(token_id) or vocabulary.tokenizer.token_text(token_id) for token_id in ids]
+    return tuple(ends.get(token_id) or vocabulary.tokenizer.token_text(token_id) for token_id in ids)

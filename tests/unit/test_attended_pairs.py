@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_pairs import pairs_recipe
 
+from seqkit.diagnostics.attention import AttentionKind
 from seqkit.errors import DataError
 from seqkit.models.build import build_seq2seq
 from seqkit.tasks.attended_pairs import attend_pair, attention_size
@@ -16,6 +17,7 @@ from seqkit.tokenizers.registry import fit_tokenizer
 from seqkit.tokenizers.sentences import SentenceVocabulary
 
 POSITIONS = 8
+KINDS: tuple[AttentionKind, ...] = ("source", "decoder")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedSeq2Seq:
         tokenizer={"type": "word"},
     )
     words = SentenceVocabulary(fit_tokenizer(recipe.tokenizer, ["a b c d\n"]))
+    torch.manual_seed(3)
     model = build_seq2seq(recipe.model, words.vocab_size, words.vocab_size, is_joint=False).eval()
     return LoadedSeq2Seq(model, words, words, recipe, Path("model"), {})
 
@@ -40,8 +43,28 @@ def test_what_is_read_and_what_is_written(loaded: LoadedSeq2Seq) -> None:
     assert attend_pair(loaded, "a b", "c", "decoder").queries == ("<s>", "c")
     encoder = attend_pair(loaded, "a b", None, "encoder")
     assert (encoder.target, encoder.queries) == (None, ("a", "b", "</s>"))
-    own = attend_pair(loaded, "a b", None, "source")
-    assert own.target is not None and own.weights_LHQP.shape == (2, 2, len(own.queries), 3)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_models_own_translation_ends_only_if_the_model_ends_it(loaded: LoadedSeq2Seq, ends: bool) -> None:
+    output = loaded.model.target.output
+    before = output.bias.detach().clone()
+    with torch.no_grad():
+        output.bias[loaded.tgt.eos_id] = 50.0 if ends else -50.0
+    try:
+        source, decoder = (attend_pair(loaded, "a b", None, kind) for kind in KINDS)
+    finally:
+        with torch.no_grad():
+            output.bias.copy_(before)
+    if ends:
+        assert (source.target, source.queries, decoder.queries, source.remarks) == ("", ("</s>",), ("<s>",), ())
+    else:
+        # As many predictions as there are positions, of which the last is read by nothing.
+        assert len(source.queries) == POSITIONS and "</s>" not in source.queries
+        assert decoder.queries == ("<s>", *source.queries[:-1])
+        assert source.target == " ".join(source.queries)
+        assert [remark for remark in source.remarks if "does not end its translation" in remark]
+    assert source.weights_LHQP.shape == (2, 2, len(source.queries), 3)
 
 
 def test_an_empty_target_is_one(loaded: LoadedSeq2Seq) -> None:
