@@ -17,14 +17,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
-import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -36,12 +33,12 @@ from seqkit.decoding.model import SequenceModel
 from seqkit.decoding.scoring import score_stream
 from seqkit.recipe.loading import load_recipe
 from seqkit.recipe.schema import LmRecipe
-from seqkit.runs.metrics_log import read_metrics
 from seqkit.tasks.lm import prepare_lm
 from seqkit.training.device import set_threads
 
+from .equal_time import Outcome, evaluate_run, spending_cells, spending_header, train_recipe
 from .matmul import matmul_rates, reference_line
-from .sides import REPOSITORY, SEQKIT, add_json_option, note, print_environment, print_table, show, write_json
+from .sides import add_json_option, note, print_environment, print_table, write_json
 
 _RECIPE = "lstm_wikitext2"
 _SEED = 1111
@@ -82,32 +79,6 @@ class BatchFirst(nn.Module):
         """Logits of shape (B, T, V) and the last state."""
         logits_TBV, state = self.model(ids_BT.T, state)
         return logits_TBV.transpose(0, 1), state
-
-
-@dataclass
-class Outcome:
-    """What one side came to."""
-
-    steps: int = 0
-    num_tokens: int = 0
-    seconds: float = 0.0
-    """The budget as it was used: training and the validation within it."""
-    valid_seconds: float = 0.0
-    """Spent in validation, of ``seconds``."""
-    valid_seconds_after: float = 0.0
-    """Spent in validation after the budget had ended."""
-    setup_seconds: float = 0.0
-    """Before the first step: not part of the budget."""
-    validations: list[dict[str, float]] = field(default_factory=list)
-    """Seconds since training began, and the loss that this side measured then; the ones after the budget too."""
-    perplexity: dict[str, float] = field(default_factory=dict)
-    """By split, of the best model, whole and with the state carried."""
-    settings: str = ""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Training speed, validation left out."""
-        return self.num_tokens / max(self.seconds - self.valid_seconds, 1e-9)
 
 
 def in_columns(store: TokenStore, num_columns: int) -> Tensor:
@@ -217,48 +188,6 @@ def score_plain(model: PlainModel, store: TokenStore, vocab_size: int) -> float:
     return math.exp(total.nats / total.num_tokens)
 
 
-def train_seqkit(
-    work: Path, cache: Path, *, minutes: float, overrides: list[str], threads: int | None, splits: list[str]
-) -> Outcome:
-    """The recipe, by the command line; and the scores of its best model, by the command line too."""
-    shared = ["--cache-dir", str(cache), *(["--threads", str(threads)] if threads else [])]
-    run_dir = work / "run"
-    budget = [f"train.max_minutes={minutes}", "train.max_steps=null", "train.max_epochs=null"]
-    changes = [word for change in [*budget, *overrides] for word in ("--set", change)]
-    began = time.monotonic()
-    metrics = _seqkit("train", _RECIPE, "--run-dir", str(run_dir), *changes, *shared)["metrics"]
-    wall = time.monotonic() - began
-    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["split"] == "valid"]
-    # The last one is made when the budget is spent.
-    inside = sum(row["seconds"] for row in rows[:-1])
-    facts = json.loads((run_dir / "last" / "model.json").read_text(encoding="utf-8"))
-    outcome = Outcome(
-        steps=metrics["step"],
-        num_tokens=metrics["num_tokens"],
-        # The clock of the run counts the validation after the budget too.
-        seconds=metrics["elapsed"] - rows[-1]["seconds"],
-        valid_seconds=inside,
-        valid_seconds_after=rows[-1]["seconds"],
-        setup_seconds=wall - metrics["elapsed"],
-        validations=[{"elapsed": row["elapsed"], "loss": row["loss"]} for row in rows],
-        settings=" ".join([f"recipe {_RECIPE}, {facts['precision']}", *overrides]),
-    )
-    for split in splits:
-        scores = _seqkit("evaluate", "--model", str(run_dir / "best"), "--split", split, *shared)
-        outcome.perplexity[split] = scores["perplexity"]
-    return outcome
-
-
-def _seqkit(*arguments: str) -> dict[str, Any]:
-    """Run a command with ``--json``; its stderr is shown."""
-    command = [*SEQKIT, *arguments, "--json"]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
 def main() -> None:
     """Train both, score both, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.wikitext", description=__doc__.split("\n\n")[0])
@@ -283,14 +212,19 @@ def main() -> None:
         for side in options.order.split(","):
             note(f"{side}: {options.minutes:g} min")
             if side == "seqkit":
-                outcomes[side] = train_seqkit(
-                    work,
+                run_dir = work / "run"
+                outcome = train_recipe(
+                    _RECIPE,
+                    run_dir,
                     cache,
                     minutes=options.minutes,
                     overrides=options.set,
                     threads=options.threads,
-                    splits=splits,
                 )
+                for split in splits:
+                    scores = evaluate_run(run_dir, cache, "--split", split, threads=options.threads)
+                    outcome.scores[split] = scores["perplexity"]
+                outcomes[side] = outcome
                 continue
             model, outcome = train_plain(
                 in_columns(corpora.train, _NUM_COLUMNS),
@@ -301,9 +235,9 @@ def main() -> None:
             )
             for split in splits:
                 store = prepare_split(recipe.data, "test" if split == "test" else "valid", corpora.tokenizer, cache)
-                outcome.perplexity[split] = score_plain(model, store, vocab_size)
+                outcome.scores[split] = score_plain(model, store, vocab_size)
             outcomes[side] = outcome
-    ratios = {split: outcomes["seqkit"].perplexity[split] / outcomes["plain"].perplexity[split] for split in splits}
+    ratios = {split: outcomes["seqkit"].scores[split] / outcomes["plain"].scores[split] for split in splits}
     print_environment()
     _print_outcomes(outcomes, splits, vocab_size)
     for split, ratio in ratios.items():
@@ -322,10 +256,7 @@ def main() -> None:
         },
         sides=rates,
         results={
-            **{
-                side: {**vars(outcome), "tokens_per_second": outcome.tokens_per_second}
-                for side, outcome in outcomes.items()
-            },
+            **{side: outcome.as_dict() for side, outcome in outcomes.items()},
             "perplexity_ratio": ratios,
             "speed_ratio": speedup,
         },
@@ -337,21 +268,10 @@ def _print_outcomes(outcomes: dict[str, Outcome], splits: list[str], vocab_size:
     for side, outcome in outcomes.items():
         print(f"{side}: {outcome.settings}")
     rows = [
-        [
-            side,
-            *(f"{outcome.perplexity[split]:.2f}" for split in splits),
-            show(outcome.tokens_per_second),
-            f"{outcome.steps:,}",
-            f"{outcome.num_tokens:,}",
-            f"{outcome.seconds:.1f}",
-            f"{outcome.valid_seconds:.1f}",
-            f"{outcome.valid_seconds_after:.1f}",
-        ]
+        [side, *(f"{outcome.scores[split]:.2f}" for split in splits), *spending_cells(outcome)]
         for side, outcome in outcomes.items()
     ]
-    header = ["side", *(f"{split} perplexity" for split in splits)]
-    header += ["tokens/s", "steps", "tokens", "budget, s", "validation in it, s", "after it, s"]
-    print_table(header, rows)
+    print_table(["side", *(f"{split} perplexity" for split in splits), *spending_header("tokens")], rows)
 
 
 if __name__ == "__main__":
