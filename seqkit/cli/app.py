@@ -66,6 +66,7 @@ _COMMANDS = {
     "translate": "translate",
     "evaluate": "evaluate",
     "score": "score",
+    "average": "average",
     "bpe": "bpe",
     "recipe": "recipe",
     "runs": "runs",
