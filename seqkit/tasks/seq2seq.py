@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.data.ahead import MadeAhead
-from seqkit.data.pair_batching import BucketBatches, PairBatch, Sentences, pair_batch
+from seqkit.data.pair_batching import BucketBatches, PairBatch, Sentences, pair_batch, twice
 from seqkit.data.pair_corpora import PairCorpora, describe_left_out, prepare_pair_corpora
 from seqkit.data.pair_epochs import RedrawnPairs
 from seqkit.data.pairs import PairStore, SentenceStore, Side
@@ -27,6 +27,7 @@ from seqkit.metrics.translation import Bleu, TranslationMetric, score_corpus
 from seqkit.models.build import build_seq2seq
 from seqkit.models.encoder_decoder import EncoderDecoder, SourceTokens
 from seqkit.models.linear_cross_entropy import linear_cross_entropy
+from seqkit.models.r_drop import r_drop_cross_entropy
 from seqkit.recipe import tokenizer_schema
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
@@ -104,9 +105,13 @@ class PreparedSeq2Seq:
         return build_seq2seq(self.recipe.model, self.src.vocab_size, self.tgt.vocab_size, is_joint=self.recipe.is_joint)
 
     def loss(self, model: nn.Module, batch: PairBatch, carry: Any) -> LossSum:
-        """Cross-entropy of each target token and the end token, smoothed as the recipe says, over real tokens."""
+        """Cross-entropy of each target token and the end token, smoothed as the recipe says, over real tokens.
+
+        With R-Drop, what is reported is still that alone, unsmoothed.
+        """
         assert isinstance(model, EncoderDecoder)
-        loss, nats, num_tokens = pair_loss(model, batch, label_smoothing=self.recipe.train.label_smoothing)
+        train = self.recipe.train
+        loss, nats, num_tokens = pair_loss(model, batch, label_smoothing=train.label_smoothing, r_drop=train.r_drop)
         return LossSum(loss, num_tokens, reported=nats)
 
     def evaluate(self, model: nn.Module, on_part: Callable[[], None]) -> dict[str, float]:
@@ -201,19 +206,39 @@ def _redrawn(recipe: Seq2SeqRecipe, corpora: PairCorpora, seed: int) -> MadeAhea
     return pairs.made_ahead(recipe.train.max_epochs)
 
 
-def pair_loss(model: EncoderDecoder, batch: PairBatch, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor, int]:
+def pair_loss(
+    model: EncoderDecoder, batch: PairBatch, *, label_smoothing: float = 0.0, r_drop: float | None = None
+) -> tuple[Tensor, Tensor, int]:
     """Loss of one batch over its real target tokens, the end token included.
+
+    Args:
+        model: The model, in training mode where dropout is wanted.
+        batch: The pairs.
+        label_smoothing: ε of the cross-entropy.
+        r_drop: α of R-Drop, for which the batch goes through encoder and decoder twice, side by side.
 
     Returns:
         The sum to minimise, the negative log-likelihood in nats, and the number of tokens N.
     """
     device = model_device(model)
+    target_N = torch.from_numpy(batch.targets_PT[batch.tgt_mask_PT]).to(device, non_blocking=True)
+    if r_drop is not None:
+        batch = twice(batch)
     source = source_tokens(batch, device)
     hidden_PTD = model(source, torch.from_numpy(batch.inputs_PT).to(device, non_blocking=True))
     is_real_PT = torch.from_numpy(batch.tgt_mask_PT).to(device, non_blocking=True)
     hidden_ND = hidden_PTD[is_real_PT]
-    target_N = torch.from_numpy(batch.targets_PT[batch.tgt_mask_PT]).to(device, non_blocking=True)
     output = model.target.output
+    if r_drop is not None:
+        loss, nats = r_drop_cross_entropy(
+            hidden_ND.unflatten(0, (2, -1)),
+            output.weight,
+            output.bias,
+            target_N,
+            alpha=r_drop,
+            label_smoothing=label_smoothing,
+        )
+        return loss, nats, len(target_N)
     loss, nats = linear_cross_entropy(hidden_ND, output.weight, output.bias, target_N, label_smoothing=label_smoothing)
     return loss, nats, len(target_N)
 
