@@ -15,8 +15,10 @@ from seqkit.recipe.schema import LmRecipe
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.folder import RunFolder
 from seqkit.tasks.registry import prepare
+from seqkit.training.events import Event, Ticked
 from seqkit.training.resuming import check_same_inputs
-from seqkit.training.session import Event, Session, Ticked, make_state
+from seqkit.training.session import Session
+from seqkit.training.setup import make_state
 from seqkit.training.state import TrainState
 
 SIGTERM = 15

@@ -66,6 +66,7 @@ _COMMANDS = {
     "translate": "translate",
     "evaluate": "evaluate",
     "score": "score",
+    "average": "average",
     "plot": "plot",
     "bpe": "bpe",
     "recipe": "recipe",

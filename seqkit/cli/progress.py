@@ -15,7 +15,7 @@ from seqkit.runs.measures import MEASURES, show_score
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from seqkit.training.session import Evaluated, Reported, Saved, Ticked
+    from seqkit.training.events import Averaged, Evaluated, Reported, Saved, Ticked
 
 logger = logging.getLogger(__name__)
 
@@ -113,25 +113,39 @@ class TrainingDisplay:
     def evaluated(self, event: Evaluated) -> None:
         """A line of validation scores, and a sample of what the model writes now."""
         self._valid = event.scores["loss"]
-        units = {"loss": f" nats/{self._unit}"}
-        shown = [
-            show_score(name, event.scores[name])
-            + units.get(name, "")
-            + (" (best)" if event.is_best and name == event.best_by else "")
-            for name in MEASURES
-            if name in event.scores
-        ]
         fields = {"step": event.step, "best_by": event.best_by, "is_best": event.is_best, **event.scores}
         logger.info(
             "step %s  valid %s",
             f"{event.step:,}",
-            ", ".join(shown),
+            self._shown_scores(event),
             extra={"event": "evaluation", "fields": fields},
         )
         if event.sample is not None:
             # What a model writes may hold control codes; a terminal must not obey them.
             text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(event.sample.split()))
             logger.info('  sample: "%s"', text, extra={"event": "sample", "fields": {"sample": event.sample}})
+
+    def averaged(self, event: Averaged) -> None:
+        """A line of the scores of averaged weights, and what becomes of them."""
+        fields = {key: value for key, value in vars(event).items() if key != "scores"} | event.scores
+        logger.info(
+            "average of the last %d checkpoints  valid %s; %s",
+            event.num_checkpoints,
+            self._shown_scores(event),
+            "it is the last checkpoint now" if event.is_last else "no better than the last one, which stays",
+            extra={"event": "average", "fields": fields},
+        )
+
+    def _shown_scores(self, event: Evaluated | Averaged) -> str:
+        """The scores that may decide which checkpoint is best; the one that decided is marked."""
+        shown = []
+        for name in MEASURES:
+            if name not in event.scores:
+                continue
+            unit = f" nats/{self._unit}" if name == "loss" else ""
+            mark = " (best)" if event.is_best and name == event.best_by else ""
+            shown.append(f"{show_score(name, event.scores[name])}{unit}{mark}")
+        return ", ".join(shown)
 
     def saved(self, event: Saved) -> None:
         """A note that a checkpoint was written."""

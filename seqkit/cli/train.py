@@ -34,6 +34,7 @@ _EXAMPLES = """\
 seqkit train recipes/lstm_charlm.yaml
 seqkit train lstm_charlm --set model.d_model=512 --set train.max_minutes=10
 seqkit train mine.yaml --run-dir runs/nightly --resume --lock nightly.lock -q
+seqkit train finetune.yaml --init-from runs/mine/20261120T101500Z-k3x7
 seqkit train mine.yaml --dry-run"""
 
 
@@ -66,6 +67,10 @@ def register(app: typer.Typer) -> None:
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Check everything, try one step, write nothing.")
         ] = False,
+        init_from: Annotated[
+            Path | None,
+            typer.Option("--init-from", help="Start from this model's weights; same as --set train.init_from=FOLDER."),
+        ] = None,
         seed: Annotated[int | None, typer.Option("--seed", min=0, help="Same as --set seed=N.")] = None,
         device: Annotated[
             str | None,
@@ -102,6 +107,8 @@ def register(app: typer.Typer) -> None:
         changes = list(overrides or [])
         if seed is not None:
             changes.append(f"seed={seed}")
+        if init_from is not None:
+            changes.append(f"train.init_from={json.dumps(str(init_from), ensure_ascii=False)}")
         if log_every is not None:
             changes.append(f"train.log_every={log_every}")
         if resume and run_dir is None:
@@ -201,8 +208,10 @@ def _train(
     from seqkit.runs.measures import show_score
     from seqkit.tasks.registry import prepare
     from seqkit.training.device import describe_device, resolve_device, set_threads
+    from seqkit.training.events import Averaged, Evaluated, Reported, Saved, Ticked
     from seqkit.training.resuming import check_same_inputs
-    from seqkit.training.session import Evaluated, Reported, Saved, Session, Ticked, make_state
+    from seqkit.training.session import Session
+    from seqkit.training.setup import make_state
 
     place = resolve_device(device or recipe.train.device)
     set_threads(threads or recipe.train.threads)
@@ -253,6 +262,8 @@ def _train(
                         display.evaluated(event)
                     case Saved():
                         display.saved(event)
+                    case Averaged():
+                        display.averaged(event)
         metrics = session.final_metrics
         by = metrics["best_by"]
         best = {"step": metrics["best_step"], by: metrics[f"best_{by}"]}
@@ -273,7 +284,7 @@ def _dry_run(loaded: LoadedRecipe, place: Path, *, device: str | None, threads: 
     from seqkit.models.build import count_parameters
     from seqkit.tasks.registry import prepare
     from seqkit.training.device import describe_device, resolve_device, set_threads
-    from seqkit.training.session import make_state, try_step
+    from seqkit.training.setup import make_state, try_step
 
     recipe = loaded.recipe
     where = resolve_device(device or recipe.train.device)

@@ -166,6 +166,11 @@ def pair_batch(sentences: Sentences, chosen_P: Ids, *, bos_id: int, eos_ids: tup
     )
 
 
+def twice(batch: PairBatch) -> PairBatch:
+    """A batch that holds the pairs of another one, and then all of them again."""
+    return PairBatch(**{name: np.concatenate([rows, rows]) for name, rows in vars(batch).items()})
+
+
 def padded(
     rows: Sequence[npt.NDArray[np.integer[Any]]], *, fill: int, room: int = 0
 ) -> tuple[Ids, npt.NDArray[np.bool_]]:

@@ -14,6 +14,7 @@ from seqkit.recipe.config import (
     Config,
     DataSource,
     FaultAtKeyError,
+    LocalPath,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -277,6 +278,9 @@ class Training(Config):
     """Stop after this many passes over the training data; may be a fraction."""
     max_minutes: PositiveFloat | None = None
     """Stop after this many minutes of wall-clock time, validation included; set-up is not counted."""
+    init_from: LocalPath | None = None
+    """Start from the weights of this run or checkpoint folder, of the same model and tokenizer; everything else, such
+    as optimizer and schedule, starts anew. null: from random weights."""
     optimizer: Optimizer = Field(default_factory=lambda: AdamW(type="adamw"))
     """What turns gradients into updates."""
     schedule: Schedule = Field(default_factory=lambda: Constant(type="constant"))
@@ -304,6 +308,10 @@ class Training(Config):
     """Checkpoints to keep, newest first; the best one is always kept too."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which is then what is evaluated and saved."""
+    average_last: Annotated[int, Field(ge=2)] | None = None
+    """At the end, average the weights of this many of the last checkpoints (written at the recipe's own pace, and kept
+    until then), and score that model too. It replaces the last checkpoint if it scores better than that, by
+    `best_by`, and is the best one if it scores better than all."""
     early_stopping: EarlyStopping | None = None
     """Stop when validation no longer improves, by `best_by`."""
     sample_length: NonNegativeInt = 80

@@ -195,6 +195,9 @@ class Seq2SeqTraining(Training):
     """Part of each target's probability that is spread over the vocabulary (Szegedy et al. 2016)."""
     scheduled_sampling: ScheduledSampling | None = None
     """Let a recurrent decoder read some of its own predictions (Bengio et al. 2015); null: only the targets."""
+    r_drop: PositiveFloat | None = None
+    """Weight α of R-Drop (Liang et al. 2021): each batch goes through the model twice, and the two predictions, which
+    dropout makes differ, are drawn together. Twice the work of a step; the paper takes 5 for translation."""
     validate_translations: NonNegativeInt | None = None
     """Validation pairs that each evaluation translates and scores with BLEU; 0: none; null: all. Translations are cut
     at one and a half times the usual length of a target for their source, plus ten tokens."""
@@ -308,6 +311,15 @@ class Seq2SeqRecipe(Config):
         if self.train.scheduled_sampling is not None and isinstance(self.model, TransformerSeq2Seq):
             raise FaultAtKeyError(
                 ("train", "scheduled_sampling"), "is for recurrent models; a transformer reads all targets at once"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dropout_to_draw_together(self) -> Seq2SeqRecipe:
+        rates = [getattr(self.model, key, 0.0) for key in ("dropout", "attention_dropout")]
+        if self.train.r_drop is not None and not any(rates):
+            raise FaultAtKeyError(
+                ("train", "r_drop"), "draws together what dropout makes differ, but the model has none"
             )
         return self
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -100,26 +101,9 @@ def write_checkpoint(
     Raises:
         OSError: The disk is full, the run folder is gone, ...; nothing is left behind and no link has moved.
     """
-    for name in tokenizers:
-        assert _TOKENIZER_NAME.fullmatch(name), f"not a tokenizer's file name: {name!r}"
     folder = step_folders.hidden_folder(run_dir, step)
     try:
-        _write_weights(folder / WEIGHTS_NAME, weights)
-        texts = {
-            **tokenizers,
-            RECIPE_NAME: recipe,
-            FACTS_NAME: json.dumps(finite(dict(facts)), ensure_ascii=False, allow_nan=False, indent=2) + "\n",
-        }
-        for name, text in texts.items():
-            (folder / name).write_bytes(text.encode("utf-8") if isinstance(text, str) else text)
-        names = [WEIGHTS_NAME, *texts]
-        if train_state is not None:
-            save_tree(folder / TRAIN_STATE_NAME, train_state)
-            names.append(TRAIN_STATE_NAME)
-        sums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(names))
-        (folder / SUMS_NAME).write_text(sums, encoding="utf-8", newline="\n")
-        _sync_files(folder / name for name in [*names, SUMS_NAME])
-        sync_folder(folder)
+        _write_files(folder, weights, tokenizers, recipe, facts, train_state)
         final = step_folders.publish(folder, run_dir, step)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -128,6 +112,101 @@ def write_checkpoint(
     if best_step is not None:
         step_folders.move_link(run_dir, "best", best_step)
     return final
+
+
+def check_model_place(path: Path, *, replace: bool) -> None:
+    """Check, without touching it, that a model folder may be written there.
+
+    Raises:
+        UsageError: Something is there that is not to be replaced, or there is no folder to put it in.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: a file, where a model folder should be", hint="name another folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder", hint="make it first, or name another one")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / SUMS_NAME).is_file():
+            raise UsageError(f"{path}: this folder is not empty and holds no model", hint="name another folder")
+        if not replace:
+            raise UsageError(f"{path}: a model is there already", hint="--force replaces it; else name another folder")
+
+
+def write_model_folder(
+    path: Path,
+    *,
+    weights: Mapping[str, Tensor],
+    tokenizers: Mapping[str, str | bytes],
+    recipe: str,
+    facts: Mapping[str, Any],
+    replace: bool,
+) -> None:
+    """Write a model folder outside a run, to be used but not trained on; it appears complete or not at all.
+
+    Args:
+        path: The folder; its parent must exist.
+        weights: As for :func:`write_checkpoint`, like the following ones.
+        tokenizers: File names to JSON text.
+        recipe: The resolved recipe.
+        facts: What ``model.json`` is to say.
+        replace: Whether another model there may be replaced.
+
+    Raises:
+        UsageError: As :func:`check_model_place`.
+        OSError: The disk is full, ...; nothing is left behind.
+    """
+    check_model_place(path, replace=replace)
+    path = path.resolve()
+    mark = secrets.token_hex(4)
+    folder, replaced = path.with_name(f".{path.name}.{mark}.tmp"), path.with_name(f".{path.name}.{mark}.old")
+    folder.mkdir()
+    try:
+        _write_files(folder, weights, tokenizers, recipe, facts, None)
+        is_there = path.exists()
+        if is_there:
+            # A folder cannot be renamed onto a full one.
+            path.rename(replaced)
+        try:
+            folder.rename(path)
+        except BaseException:
+            if is_there:
+                replaced.rename(path)
+            raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+    if is_there:
+        shutil.rmtree(replaced)
+
+
+def _write_files(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    tokenizers: Mapping[str, str | bytes],
+    recipe: str,
+    facts: Mapping[str, Any],
+    train_state: Any,
+) -> None:
+    """Fill an empty folder with a model's files and force them to disk."""
+    for name in tokenizers:
+        assert _TOKENIZER_NAME.fullmatch(name), f"not a tokenizer's file name: {name!r}"
+    _write_weights(folder / WEIGHTS_NAME, weights)
+    texts = {
+        **tokenizers,
+        RECIPE_NAME: recipe,
+        FACTS_NAME: json.dumps(finite(dict(facts)), ensure_ascii=False, allow_nan=False, indent=2) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_bytes(text.encode("utf-8") if isinstance(text, str) else text)
+    names = [WEIGHTS_NAME, *texts]
+    if train_state is not None:
+        save_tree(folder / TRAIN_STATE_NAME, train_state)
+        names.append(TRAIN_STATE_NAME)
+    sums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(names))
+    (folder / SUMS_NAME).write_text(sums, encoding="utf-8", newline="\n")
+    _sync_files(folder / name for name in [*names, SUMS_NAME])
+    sync_folder(folder)
 
 
 def read_checkpoint(path: Path, *, train_state: bool = True) -> Checkpoint:
@@ -160,10 +239,19 @@ def read_task(path: Path) -> str:
         CheckpointError: There are no facts, or they do not say.
     """
     folder = step_folders.resolve(path)
-    task = _read_facts(folder / FACTS_NAME).get("task")
+    task = read_facts(folder).get("task")
     if not isinstance(task, str):
         raise CheckpointError(f"{folder / FACTS_NAME}: does not name the model's task", hint=_HINT)
     return task
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """``model.json`` of a checkpoint folder, not verified.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    return _read_facts(folder / FACTS_NAME)
 
 
 def _read(folder: Path, *, train_state: bool) -> Checkpoint:

@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,9 +205,17 @@ class RunFolder:
         """
         step_folders.move_link(self.path, link, step)
 
-    def prune(self, keep_last: int) -> list[Path]:
-        """Delete all but the newest ``keep_last`` checkpoints, ``last`` and ``best``; returns the deleted ones."""
-        return step_folders.prune(self.path, keep_last)
+    def prune(self, keep_last: int, *, also: Collection[int] = ()) -> list[Path]:
+        """Delete all but the newest ``keep_last`` checkpoints, ``last``, ``best`` and the steps ``also``.
+
+        Returns:
+            The deleted ones.
+        """
+        return step_folders.prune(self.path, keep_last, also=also)
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint of a step."""
+        return self.path / step_folders.CHECKPOINTS_NAME / step_folders.step_name(step)
 
     def discard(self) -> None:
         """Remove a new run, files and folders, as if it had never been claimed."""

@@ -37,7 +37,7 @@ class MetricsLog:
         Args:
             step: Optimizer steps taken.
             epoch: Passes over the training data; may be a fraction.
-            split: ``train``, ``valid`` or ``test``.
+            split: ``train``, ``valid``, ``test`` or ``average`` (the validation set under averaged weights).
             **values: What was measured, such as ``loss=1.45``; anything that JSON can hold.
 
         Returns:
@@ -48,10 +48,15 @@ class MetricsLog:
         self._file.flush()
         return dict(row)
 
-    def truncate_after(self, step: int) -> None:
-        """Forget the reports of later steps, which a run resumed at ``step`` will write again. All or nothing."""
+    def truncate_after(self, step: int, *, without: str | None = None) -> None:
+        """Forget the reports that a run resumed at ``step`` will write again. All or nothing.
+
+        Args:
+            step: Reports of later steps go.
+            without: So do those of this split.
+        """
         rows = read_metrics(self.path)
-        kept = [row for row in rows if row["step"] <= step]
+        kept = [row for row in rows if row["step"] <= step and row.get("split") != without]
         if len(kept) == len(rows):
             return
         self._file.close()

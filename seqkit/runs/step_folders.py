@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -151,14 +152,20 @@ def recover(run_dir: Path) -> None:
     sync_folder(parent)
 
 
-def prune(run_dir: Path, keep_last: int) -> list[Path]:
+def prune(run_dir: Path, keep_last: int, *, also: Collection[int] = ()) -> list[Path]:
     """Delete all but the newest ``keep_last`` checkpoints and those that ``last`` and ``best`` point at.
+
+    Args:
+        run_dir: The run folder.
+        keep_last: How many of the newest to keep.
+        also: Steps to keep besides.
 
     Returns:
         What was deleted.
     """
     steps = list_steps(run_dir)
     kept = {path.name for path in steps[-keep_last:]} if keep_last > 0 else set()
+    kept |= set(map(step_name, also))
     for link in LINK_NAMES:
         # Read as text: a link that points nowhere protects nothing and hides nothing.
         if (run_dir / link).is_symlink():

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.data.ahead import MadeAhead
-from seqkit.data.pair_batching import BucketBatches, PairBatch, Sentences, pair_batch
+from seqkit.data.pair_batching import BucketBatches, PairBatch, Sentences, pair_batch, twice
 from seqkit.data.pair_corpora import PairCorpora, describe_left_out, prepare_pair_corpora
 from seqkit.data.pair_epochs import RedrawnPairs
 from seqkit.data.pairs import PairStore, SentenceStore, Side
@@ -27,6 +27,7 @@ from seqkit.metrics.translation import Bleu, TranslationMetric, score_corpus
 from seqkit.models.build import build_seq2seq
 from seqkit.models.encoder_decoder import EncoderDecoder, SourceTokens
 from seqkit.models.linear_cross_entropy import linear_cross_entropy
+from seqkit.models.r_drop import r_drop_cross_entropy
 from seqkit.recipe import tokenizer_schema
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe, TransformerSeq2Seq
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
@@ -109,7 +110,10 @@ class PreparedSeq2Seq:
         return build_seq2seq(self.recipe.model, self.src.vocab_size, self.tgt.vocab_size, is_joint=self.recipe.is_joint)
 
     def loss(self, model: nn.Module, batch: PairBatch, carry: Any, spent: float) -> LossSum:
-        """Cross-entropy of each target token and the end token, smoothed as the recipe says, over real tokens."""
+        """Cross-entropy of each target token and the end token, smoothed as the recipe says, over real tokens.
+
+        With R-Drop, what is reported is still that alone, unsmoothed.
+        """
         assert isinstance(model, EncoderDecoder)
         train = self.recipe.train
         own = train.scheduled_sampling
@@ -117,6 +121,7 @@ class PreparedSeq2Seq:
             model,
             batch,
             label_smoothing=train.label_smoothing,
+            r_drop=train.r_drop,
             own_probability=0.0 if own is None else own.probability * spent,
             draws_own=own is not None and own.own_token == "drawn",
         )
@@ -219,15 +224,17 @@ def pair_loss(
     batch: PairBatch,
     *,
     label_smoothing: float = 0.0,
+    r_drop: float | None = None,
     own_probability: float = 0.0,
     draws_own: bool = False,
 ) -> tuple[Tensor, Tensor, int]:
     """Loss of one batch over its real target tokens, the end token included.
 
     Args:
-        model: The model.
-        batch: Sentence pairs.
+        model: The model, in training mode where dropout is wanted.
+        batch: The pairs.
         label_smoothing: Part of each target's probability that is spread over the vocabulary.
+        r_drop: α of R-Drop, for which the batch goes through encoder and decoder twice, side by side.
         own_probability: Scheduled sampling: the chance of each target token that a recurrent decoder reads its own
             prediction instead. What it should predict stays the same.
         draws_own: That prediction is drawn, instead of the most probable token.
@@ -236,13 +243,25 @@ def pair_loss(
         The sum to minimise, the negative log-likelihood in nats, and the number of tokens N.
     """
     device = model_device(model)
+    target_N = torch.from_numpy(batch.targets_PT[batch.tgt_mask_PT]).to(device, non_blocking=True)
+    if r_drop is not None:
+        batch = twice(batch)
     source = source_tokens(batch, device)
     inputs_PT = torch.from_numpy(batch.inputs_PT).to(device, non_blocking=True)
     hidden_PTD = model(source, inputs_PT, own_probability=own_probability, draws_own=draws_own)
     is_real_PT = torch.from_numpy(batch.tgt_mask_PT).to(device, non_blocking=True)
     hidden_ND = hidden_PTD[is_real_PT]
-    target_N = torch.from_numpy(batch.targets_PT[batch.tgt_mask_PT]).to(device, non_blocking=True)
     output = model.target.output
+    if r_drop is not None:
+        loss, nats = r_drop_cross_entropy(
+            hidden_ND.unflatten(0, (2, -1)),
+            output.weight,
+            output.bias,
+            target_N,
+            alpha=r_drop,
+            label_smoothing=label_smoothing,
+        )
+        return loss, nats, len(target_N)
     loss, nats = linear_cross_entropy(hidden_ND, output.weight, output.bias, target_N, label_smoothing=label_smoothing)
     return loss, nats, len(target_N)
 

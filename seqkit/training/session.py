@@ -11,139 +11,33 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import seqkit
-from seqkit.errors import CheckpointError, InterruptedRunError, NonFiniteLossError
+from seqkit.errors import InterruptedRunError, NonFiniteLossError
 from seqkit.models.build import count_parameters
 from seqkit.recipe.recipe_types import Recipe
-from seqkit.runs.checkpoint import Checkpoint, write_checkpoint
+from seqkit.runs.checkpoint import write_checkpoint
 from seqkit.runs.folder import RunFolder
+from seqkit.runs.measures import gain
 from seqkit.runs.metrics_log import MetricsLog
-from seqkit.training.averaging import WeightAverage
+from seqkit.training.averaging import holding
 from seqkit.training.cadence import has_stalled, is_evaluation_due, is_save_due, passes_a_tenth
-from seqkit.training.loop import backward_batch, budget_spent, epochs_done, make_scaler, train_steps
-from seqkit.training.optimizers import build_optimizer
-from seqkit.training.plateau import note_scores
-from seqkit.training.precision import Precision, PrecisionChoice, autocast, probe_precision, require_precision
+from seqkit.training.checkpoint_average import average_checkpoints
+from seqkit.training.events import Averaged, Evaluated, Event, Reported, Saved, Ticked
+from seqkit.training.loop import budget_spent, epochs_done, train_steps
+from seqkit.training.plateau import note_best, note_scores
+from seqkit.training.precision import Precision, autocast
 from seqkit.training.prepared import Prepared
-from seqkit.training.slices import SliceThreads
 from seqkit.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ticked:
-    """A step went by; for progress displays."""
-
-    step: int
-    spent: float
-    """Fraction of the budget, 0 to 1."""
-    elapsed: float
-    """Seconds since training began."""
-    loss: float
-    """Of this batch, nats per token."""
-    num_tokens: int
-    """Target tokens of this batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reported:
-    """A row of training metrics was written."""
-
-    step: int
-    epoch: float
-    loss: float
-    """Mean since the last report, nats per token."""
-    learning_rate: float
-    tokens_per_second: float
-    spent: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """The validation set was scored."""
-
-    step: int
-    scores: dict[str, float]
-    best_by: str
-    """Which of the scores decides."""
-    is_best: bool
-    sample: str | None
-    spent: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """A checkpoint was written."""
-
-    step: int
-    path: Path
-
-
 class _EvaluationAbandonedError(Exception):
     """A signal came during an evaluation."""
-
-
-Event = Ticked | Reported | Evaluated | Saved
-
-
-def make_state(
-    prepared: Prepared, recipe: Recipe, *, seed: int, device: torch.device, checkpoint: Checkpoint | None
-) -> tuple[TrainState, PrecisionChoice | None]:
-    """Build model and optimizer, or take them up from a checkpoint, and settle the precision.
-
-    Args:
-        prepared: The task with its data.
-        recipe: The resolved recipe.
-        seed: Seeds the global random state before the model is built.
-        device: Where to train.
-        checkpoint: Where to go on from; ``None`` starts anew.
-
-    Returns:
-        The state, and what the precision probe found if it ran.
-
-    Raises:
-        CheckpointError: The checkpoint does not fit the recipe's model.
-    """
-    config = recipe.train
-    torch.manual_seed(seed)
-    model = prepared.build_model().to(device)
-    optimizer = build_optimizer(config.optimizer, model, device)
-    slices = _slices(prepared, recipe, device)
-    choice = None
-    if checkpoint is not None:
-        if checkpoint.train_state is None:
-            raise CheckpointError(f"{checkpoint.path}: has no train state, so training cannot go on from it")
-        _load_weights(model, checkpoint)
-        precision = checkpoint.train_state["precision"]
-    elif config.precision == "auto":
-        choice = probe_precision(model, _probe_step(model, prepared, device, slices), device)
-        precision = choice.precision
-    else:
-        precision = config.precision
-        if precision != "fp32":
-            require_precision(model, _probe_step(model, prepared, device, slices), precision, device)
-    state = TrainState(
-        model=model,
-        optimizer=optimizer,
-        precision=precision,
-        average=WeightAverage(model, config.ema) if config.ema is not None else None,
-        scaler=make_scaler(precision, device),
-        slices=slices,
-    )
-    if checkpoint is not None:
-        try:
-            state.load_state_dict(checkpoint.train_state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint.path}: its train state does not fit the recipe ({error})") from None
-    return state, choice
 
 
 class Session:
@@ -182,7 +76,6 @@ class Session:
         self._how_to_resume = how_to_resume
         self._clock = clock
         self._device = next(state.model.parameters()).device
-        self._saved_step: int | None = None
 
     def events(self) -> Iterator[Event]:
         """Train, evaluate and save, yielding what happens.
@@ -192,8 +85,12 @@ class Session:
             NonFiniteLossError: The loss ran away; the message names the last good checkpoint.
         """
         with MetricsLog(self._run.metrics_path) as metrics:
-            metrics.truncate_after(self._state.progress.step)
+            progress = self._state.progress
+            # An average that was scored but not saved is scored again.
+            metrics.truncate_after(progress.step, without=None if progress.averaged_steps else "average")
             yield from self._events(metrics)
+            if self._config.average_last is not None and not progress.averaged_steps:
+                yield from self._average(metrics)
 
     @property
     def final_metrics(self) -> dict[str, Any]:
@@ -264,14 +161,68 @@ class Session:
                 logger.info("left the evaluation; it is made up when the run goes on")
         signal_number = self._stop()
         is_last = self._has_stalled() or spent >= 1
-        if is_last or signal_number is not None or is_save_due(self._config, progress, passed_a_tenth=passed_a_tenth):
+        is_due = is_last or is_save_due(self._config, progress, passed_a_tenth=passed_a_tenth)
+        if is_due and self._config.average_last is not None:
+            # What a signal saves is not among them: where a run was stopped must not change what it ends with.
+            steps = [step for step in progress.steps_to_average if step != progress.step]
+            progress.steps_to_average = [*steps, progress.step][-self._config.average_last :]
+        if is_due or signal_number is not None:
             yield self._save()
         if signal_number is not None:
-            raise InterruptedRunError(
-                f"stopped by a signal; saved step {progress.step:,}",
-                signal_number=signal_number,
-                hint=self._how_to_resume,
+            raise self._interrupted(signal_number)
+
+    def _interrupted(self, signal_number: int) -> InterruptedRunError:
+        return InterruptedRunError(
+            f"stopped by a signal; saved step {self._state.progress.step:,}",
+            signal_number=signal_number,
+            hint=self._how_to_resume,
+        )
+
+    def _average(self, metrics: MetricsLog) -> Iterator[Event]:
+        """Score the average of the last checkpoints; save it in place of the last one if it is better."""
+        progress, model = self._state.progress, self._state.model
+        steps = progress.steps_to_average
+        if len(steps) < 2:
+            logger.warning("nothing to average: %d checkpoint was written", len(steps))
+            return
+        began = self._clock()
+        averaged = average_checkpoints([self._run.checkpoint(step) for step in steps])
+        with holding(model, averaged.weights):
+            try:
+                scores = self._score()
+            except _EvaluationAbandonedError:
+                number = self._stop()
+                assert number is not None
+                raise self._interrupted(number) from None
+            by = self._config.best_by
+            is_last = gain(by, scores[by], progress.scores[by]) > 0
+            is_best = is_last and note_best(progress, scores, self._config)
+            progress.elapsed += self._clock() - began
+            metrics.report(
+                step=progress.step,
+                epoch=self._epoch(),
+                split="average",
+                **scores,
+                num_checkpoints=len(steps),
+                best_by=by,
+                is_best=is_best,
+                elapsed=progress.elapsed,
+                seconds=self._clock() - began,
             )
+            yield Averaged(
+                step=progress.step,
+                num_checkpoints=len(steps),
+                scores=scores,
+                best_by=by,
+                is_last=is_last,
+                is_best=is_best,
+            )
+            if is_last:
+                progress.scores, progress.averaged_steps = scores, steps
+                progress.steps_to_average = []
+                yield self._save()
+        progress.steps_to_average = []
+        self._run.prune(self._config.keep_last)
 
     def _report(
         self, metrics: MetricsLog, learning_rate: float, grad_norm: float | None, rate: float, spent: float
@@ -304,28 +255,16 @@ class Session:
 
     def _evaluate(self, metrics: MetricsLog) -> Evaluated:
         progress, model = self._state.progress, self._state.model
-        precision: Precision = self._state.precision  # type: ignore[assignment]
         began = self._clock()
-        model.eval()
-        try:
-            with self._saved_weights():
-                with autocast(precision, self._device):
-                    scores = self._prepared.evaluate(model, self._leave_if_stopped)
-                sample = None
-                if self._config.sample_length:
-                    number = progress.num_evaluations
-                    sample = self._prepared.show_sample(model, length=self._config.sample_length, number=number)
-        finally:
-            model.train()
-        self._state.progress.scores = scores
-        loss = scores["loss"]
-        if not math.isfinite(loss):
-            raise self._with_last_checkpoint(
-                NonFiniteLossError(
-                    f"validation loss is {loss} at step {progress.step} (learning rate {self._learning_rate():.3g})",
-                    hint="lower train.optimizer.lr",
-                )
-            )
+        sample = None
+        with self._saved_weights():
+            scores = self._score()
+            if self._config.sample_length:
+                number = progress.num_evaluations
+                model.eval()
+                sample = self._prepared.show_sample(model, length=self._config.sample_length, number=number)
+                model.train()
+        progress.scores = scores
         is_best = note_scores(progress, scores, self._config)
         seconds = self._clock() - began
         progress.owes_evaluation = False
@@ -351,6 +290,25 @@ class Session:
             sample=sample,
             spent=self._spent(),
         )
+
+    def _score(self) -> dict[str, float]:
+        """Scores of the weights that the model holds now."""
+        model, step = self._state.model, self._state.progress.step
+        precision: Precision = self._state.precision  # type: ignore[assignment]
+        model.eval()
+        try:
+            with autocast(precision, self._device):
+                scores = self._prepared.evaluate(model, self._leave_if_stopped)
+        finally:
+            model.train()
+        if not math.isfinite(scores["loss"]):
+            raise self._with_last_checkpoint(
+                NonFiniteLossError(
+                    f"validation loss is {scores['loss']} at step {step} (learning rate {self._learning_rate():.3g})",
+                    hint="lower train.optimizer.lr",
+                )
+            )
+        return scores
 
     def _leave_if_stopped(self) -> None:
         """Between two parts of an evaluation: a long one must not keep a signal waiting."""
@@ -378,13 +336,16 @@ class Session:
                 train_state=tree,
                 best_step=progress.best_step,
             )
-        self._saved_step = progress.step
-        self._run.prune(self._config.keep_last)
+        self._run.prune(self._config.keep_last, also=progress.steps_to_average)
         return Saved(step=progress.step, path=path)
 
     def _saved_weights(self) -> AbstractContextManager[None]:
-        """A context in which the model holds the weights that are evaluated and saved: the average, if kept."""
-        return self._state.average.swapped_in() if self._state.average is not None else nullcontext()
+        """A context in which the model holds the weights that are evaluated and saved: the moving average, if kept.
+
+        At the very end it may hold the mean of some checkpoints already.
+        """
+        average = self._state.average
+        return nullcontext() if average is None or self._state.progress.averaged_steps else average.swapped_in()
 
     def _facts(self) -> dict[str, Any]:
         progress = self._state.progress
@@ -396,7 +357,9 @@ class Session:
             "num_tokens": progress.num_tokens,
             "num_parameters": count_parameters(self._state.model),
             "precision": self._state.precision,
-            "is_averaged": self._state.average is not None,
+            "is_averaged": self._state.average is not None or bool(progress.averaged_steps),
+            "averaged_steps": progress.averaged_steps,
+            "best_by": self._config.best_by,
             "scores": progress.scores if progress.evaluated_step == progress.step else {},
             "versions": {
                 "seqkit": seqkit.__version__,
@@ -422,39 +385,3 @@ class Session:
         last = self._run.latest_checkpoint()
         where = f"the last good checkpoint is {last}" if last is not None else "no checkpoint was saved before it"
         return NonFiniteLossError(f"{error.message}; {where}", hint=error.hint)
-
-
-def try_step(state: TrainState, prepared: Prepared) -> None:
-    """Run forward and backward on the first batch and throw the result away: does it fit, does it run?"""
-    precision: Precision = state.precision  # type: ignore[assignment]
-    _probe_step(state.model, prepared, next(state.model.parameters()).device, state.slices)(precision)
-
-
-def _load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    try:
-        model.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{checkpoint.path}: its weights do not fit the recipe's model ({reason})") from None
-
-
-def _slices(prepared: Prepared, recipe: Recipe, device: torch.device) -> SliceThreads | None:
-    """Threads that share the rows of each batch, where there is more than one and nothing forbids it."""
-    if device.type != "cpu" or prepared.carries_state or recipe.train.precision == "fp16":
-        return None
-    num_slices = recipe.train.slices or torch.get_num_threads()
-    return SliceThreads(num_slices) if num_slices > 1 else None
-
-
-def _probe_step(
-    model: nn.Module, prepared: Prepared, device: torch.device, slices: SliceThreads | None
-) -> Callable[[Precision], None]:
-    batch = prepared.batches.batch(0, 0)
-
-    def run_step(precision: Precision) -> None:
-        model.train()
-        # As at the end, where a step takes the most: scheduled sampling grows with what is spent.
-        backward_batch(model, batch, None, prepared.loss, spent=1.0, precision=precision, device=device, slices=slices)
-        model.zero_grad(set_to_none=True)
-
-    return run_step

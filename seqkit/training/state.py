@@ -54,6 +54,10 @@ class Progress:
     """The score, of the kind ``train.best_by``, of the last evaluation that early stopping counted as better."""
     num_without_improvement: int = 0
     """Evaluations since then."""
+    steps_to_average: list[int] = field(default_factory=list)
+    """Of the last checkpoints written at the recipe's own pace, those that ``average_last`` asks for."""
+    averaged_steps: list[int] = field(default_factory=list)
+    """Steps whose weights the last checkpoint is the mean of; empty while it is that of one step."""
     plateau_factor: float = 1.0
     """Product of the learning-rate cuts so far (plateau schedule)."""
     plateau_wait: int = 0

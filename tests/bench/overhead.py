@@ -33,9 +33,11 @@ from seqkit.recipe.schema import AdamW, LmRecipe, LstmModel
 from seqkit.runs.folder import RunFolder
 from seqkit.tasks.lm import PreparedLm, prepare_lm
 from seqkit.training.device import describe_device, resolve_device, set_threads
+from seqkit.training.events import Evaluated, Reported, Saved, Ticked
 from seqkit.training.precision import Precision
 from seqkit.training.schedules import learning_rate_factor
-from seqkit.training.session import Evaluated, Reported, Saved, Session, Ticked, make_state
+from seqkit.training.session import Session
+from seqkit.training.setup import make_state
 
 from .matmul import matmul_rates, reference_line
 from .sides import (

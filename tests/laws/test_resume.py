@@ -17,7 +17,7 @@ from seqkit.recipe.schema import LmRecipe
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.metrics_log import read_metrics
-from seqkit.training.session import Evaluated
+from seqkit.training.events import Evaluated
 from seqkit.training.state import TrainState
 
 NUM_STEPS = 18

@@ -18,7 +18,7 @@ from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.record import read_record
 from seqkit.tasks.lm_predictor import LoadedLm, draw_samples, evaluate_store, load_lm, text_protocol
 from seqkit.tasks.registry import prepare
-from seqkit.training.session import Evaluated, Event, Reported
+from seqkit.training.events import Evaluated, Event, Reported
 
 CELLS: dict[str, dict[str, Any]] = {
     "rnn": {"type": "rnn"},

@@ -23,7 +23,7 @@ from seqkit.runs.metrics_log import read_metrics
 from seqkit.runs.step_folders import list_steps
 from seqkit.tasks.registry import prepare
 from seqkit.tasks.seq2seq import PreparedSeq2Seq
-from seqkit.training.session import Evaluated
+from seqkit.training.events import Evaluated
 
 
 @pytest.fixture(autouse=True)
