@@ -96,7 +96,7 @@ def register(app: typer.Typer) -> None:
         validation text of the model's recipe. The whole text is one stream with the state carried; a
         Transformer, which has none, reads windows as wide as its context that overlap by half. --window and
         --reset-state say otherwise. Of a translation model DATA is SRC TGT, and BLEU and chrF of its translations
-        are printed too.
+        are printed too, and how many of them equal their reference.
         """
         if data and split is not None:
             raise UsageError("give DATA or --split, not both")

@@ -84,10 +84,11 @@ def evaluate_pairs(
 def _report(
     loaded: LoadedSeq2Seq, text: ParallelText, name: str, beam: int, cache_dir: Path, *, json_output: bool
 ) -> None:
-    """Loss over all pairs; BLEU and chrF of the translations of all lines."""
+    """Loss over all pairs; BLEU, chrF and exact matches of the translations of all lines."""
     import numpy as np
 
     from seqkit.data.pair_corpora import prepare_pair_split
+    from seqkit.metrics.exact_match import exact_match
     from seqkit.metrics.translation import Bleu, Chrf, score_corpus
     from seqkit.tasks.seq2seq import pair_scores
 
@@ -98,12 +99,13 @@ def _report(
         first = int(np.argmax(longer_P > most))
         raise _beyond_positions(text, int(store.line_numbers[first]) + 1, int(longer_P[first]), most)
     scores = pair_scores(loaded.model, store, loaded.src, loaded.tgt)
-    found = []
+    found, exact = [], 0.0
     if beam:
         lines = list(text.lines())
         hypotheses = _translate(loaded, [src for src, _ in lines], beam, text.src.name)
-        references = [[tgt for _, tgt in lines]]
-        found = [score_corpus(metric, hypotheses, references) for metric in (Bleu(), Chrf())]
+        references = [tgt for _, tgt in lines]
+        found = [score_corpus(metric, hypotheses, [references]) for metric in (Bleu(), Chrf())]
+        exact = exact_match(hypotheses, references)
     unit = loaded.tgt.tokenizer.unit
     counts = store.counts
     if json_output:
@@ -111,6 +113,7 @@ def _report(
             **scores,
             "unit": unit,
             **{score.name: score.value for score in found},
+            **({"exact_match": exact} if beam else {}),
             "signatures": {score.name: score.signature for score in found},
             "beam": beam,
             "num_pairs": counts.num_pairs,
@@ -126,7 +129,8 @@ def _report(
     write_result(f"perplexity  {scores['perplexity']:.3f} per {unit}")
     for score in found:
         write_result(f"{score.name:<10}  {score.value:.1f}  {score.signature}")
-    if found:
+    if beam:
+        write_result(f"exact       {exact:.1f} % of the lines")
         write_result(f"beam        {beam}")
     write_result(f"pairs       {counts.num_pairs:,} ({scores['num_tokens']:,} target {unit}s)")
     if counts.num_lines > counts.num_pairs:

@@ -55,11 +55,14 @@ def test_loss_and_scores_of_the_validation_pairs(
     scores = json.loads(scored.out)
     assert json.dumps(told["BLEU"]) in scored.out and json.dumps(told["chrF2"]) in scored.out, scores
     assert told["signatures"]["BLEU"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
+    lines = hypotheses.read_text().split("\n")[:-1]
+    num_right = sum(map(str.__eq__, lines, tiny_pairs.references))
+    assert num_right > 0 and told["exact_match"] == pytest.approx(100 * num_right / 40)
 
 
 def test_loss_is_the_mean_of_forced_scores(evaluate: Evaluate) -> None:
     told = evaluate.facts("--beam", 0)
-    assert "BLEU" not in told and told["signatures"] == {}
+    assert "BLEU" not in told and "exact_match" not in told and told["signatures"] == {}
     rows = [json.loads(line) for line in evaluate("--per-line", "--json").out.split("\n")[:-1]]
     num_tokens = sum(row["num_tokens"] for row in rows)
     assert num_tokens == told["num_tokens"]
@@ -70,7 +73,7 @@ def test_the_report_for_people(evaluate: Evaluate, tiny_pairs: TinyPairs, tmp_pa
     pairs = write_pairs(tmp_path, ("be c", "BE C"), ("", "A"), ("a", "A"), ("", ""))
     done = evaluate(*pairs)
     lines = {line[:12].strip(): line[12:] for line in done.out.split("\n")[:-1]}
-    assert list(lines) == ["loss", "perplexity", "BLEU", "chrF2", "beam", "pairs", "left out"]
+    assert list(lines) == ["loss", "perplexity", "BLEU", "chrF2", "exact", "beam", "pairs", "left out"]
     assert lines["loss"].endswith(" nats/character") and lines["beam"] == "5"
     assert lines["pairs"] == "2 (7 target characters)"
     assert lines["left out"] == "2 with an empty side (of the loss)"
