@@ -1,11 +1,13 @@
 """Running seqkit in tests: in this process, in a forked one that signals and pipes can reach, or for real.
 
 A real process spends two seconds importing torch. This file is therefore also a program: a server that has imported
-it already and forks a child for each command line (``python commandline.py``, one JSON request a line).
+it already and forks a child for each command line (``python commandline.py``, one JSON request a line). What is forked
+ends with its test at the latest, and with the tests whatever becomes of them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -144,8 +146,9 @@ class ForkServer:
     def __init__(self) -> None:
         self._started: set[int] = set()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, str(os.getpid())]
         self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )
 
     def start(
@@ -188,12 +191,20 @@ class ForkServer:
         self._server.stdin.flush()
         return int(json.loads(self._server.stdout.readline()))
 
-    def close(self) -> None:
-        """Stop the server and whatever a failed test left running."""
-        assert self._server.stdin is not None and self._server.stdout is not None
-        for pid in self._started:
-            with suppress(ProcessLookupError):
+    def kill_all(self) -> None:
+        """Kill what is running, as a test that failed leaves it, and all that it has started."""
+        for pid in list(self._started):
+            if self.poll(pid) is None:
                 os.kill(pid, signal.SIGKILL)
+                # Its children too; there is no group yet where it has only just been forked.
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                wait_until(lambda pid=pid: self.poll(pid) is not None, "the end of a killed process")
+
+    def close(self) -> None:
+        """Stop the server and all that it has started."""
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self.kill_all()
         self._server.kill()
         self._server.wait(PATIENCE_S)
         self._server.stdin.close()
@@ -293,10 +304,12 @@ def _read(path: Path) -> str:
 
 
 _RUNNING = -1000
+_PR_SET_PDEATHSIG = 1
 
 
 def _serve() -> None:
     """Read requests, fork, answer with a process id or an exit code."""
+    _end_with(int(sys.argv[1]))
     import torch._dynamo  # noqa: F401 - torch imports it at the first optimizer step
 
     import seqkit.cli.app
@@ -305,6 +318,7 @@ def _serve() -> None:
     import seqkit.tasks.translation_ensemble
     import seqkit.training.session  # noqa: F401
 
+    server = os.getpid()
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -313,18 +327,28 @@ def _serve() -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                _become(request)
+                _become(request, server)
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 
 
-def _become(request: dict[str, Any]) -> NoReturn:
-    """Turn a forked child into ``seqkit``."""
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that comes; only Linux can."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(70)
+
+
+def _become(request: dict[str, Any], server: int) -> NoReturn:
+    """Turn a forked child of the server into ``seqkit``."""
     import resource
 
     code = 70
     try:
         os.setsid()
+        _end_with(server)
         flags = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for descriptor, (path, flag) in enumerate(zip(request["files"], flags, strict=True)):
             handle = os.open(path, flag | os.O_NOCTTY, 0o644)

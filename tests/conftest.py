@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before anything imports torch: tiny tensors gain nothing from threads, and two that wait for each other lose much.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from bpe_examples import make_examples
 from commandline import TINY_RECIPE, ForkServer, InProcess, Tiny, save_time, write_tiny_text
@@ -17,6 +20,27 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+_MOST_WORKERS = 4
+"""Each worker trains the tiny models and imports torch twice, so that many of them gain nothing."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Let a run of whole folders use several processes, one file of tests in one of them, where pytest-xdist is there.
+
+    ``-n 0`` keeps it to one process, as does naming files or tests, a debugger, and ``-s``.
+    """
+    options = config.option
+    is_typed = getattr(options, "numprocesses", 0) is not None
+    is_watched = options.usepdb or options.capture == "no"
+    is_worker = hasattr(config, "workerinput")
+    if is_typed or is_watched or is_worker or options.collectonly or not all(map(os.path.isdir, config.args)):
+        return
+    # As if typed: the plugin reads it in its own hook, which comes after this one.
+    options.numprocesses = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    if options.dist == "no":
+        options.dist = "loadfile"
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +62,15 @@ def _no_surprises_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("SEQKIT_") and name != "SEQKIT_DATA_DIR":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Kill what a test that failed left running; it would slow down all that follow."""
+    server = request.getfixturevalue("fork_server") if "fork_server" in request.fixturenames else None
+    yield
+    if server is not None:
+        server.kill_all()
 
 
 @pytest.fixture(scope="session")

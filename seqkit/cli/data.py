@@ -117,22 +117,28 @@ def _datasets_named(names: list[str]) -> list[Dataset]:
 
 def _describe_all() -> list[dict[str, Any]]:
     """What ``data ls`` tells of every data set: the built-in ones, then the catalog."""
-    from seqkit.data.builtin import list_builtins
+    from seqkit.data.builtin import PAIRS_LICENCE, list_builtins
+    from seqkit.data.builtin_pairs import PAIRS
     from seqkit.data.catalog import list_datasets
 
-    builtins: list[dict[str, Any]] = [
-        {
-            "name": f"builtin:{text.name}",
-            "title": text.description,
-            "task": "lm",
-            "licence": text.licence,
-            "download_bytes": 0,
-            "present": True,
-            "splits": [],
-        }
-        for text in list_builtins()
+    texts = [_describe_builtin(text.name, text.description, "lm", text.licence, []) for text in list_builtins()]
+    pairs = [
+        _describe_builtin(one.name, one.description, "seq2seq", PAIRS_LICENCE, one.parts()) for one in PAIRS.values()
     ]
-    return builtins + [_describe(dataset) for dataset in list_datasets()]
+    return [*texts, *pairs, *map(_describe, list_datasets())]
+
+
+def _describe_builtin(name: str, title: str, task: str, licence: str, splits: list[str]) -> dict[str, Any]:
+    """What ``data ls`` tells of what is made on the spot: it is always there, and never a file."""
+    return {
+        "name": f"builtin:{name}",
+        "title": title,
+        "task": task,
+        "licence": licence,
+        "download_bytes": 0,
+        "present": True,
+        "splits": [{"name": split, "path": None} for split in splits],
+    }
 
 
 def _describe(dataset: Dataset) -> dict[str, Any]:

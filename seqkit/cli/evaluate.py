@@ -40,6 +40,11 @@ seqkit evaluate --window 256 --reset-state        # windows from an empty contex
 seqkit evaluate --per-line < sentences.txt"""
 
 
+_LINES_AT_ONCE = 32
+_PAIRS_AT_ONCE = 256
+"""Divided again by length when they are scored."""
+
+
 class Split(StrEnum):
     """A part of the recipe's data."""
 
@@ -74,7 +79,12 @@ def register(app: typer.Typer) -> None:
         per_line: Annotated[
             bool, typer.Option("--per-line", help="Score each line by itself: log-probability TAB tokens.")
         ] = False,
-        batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Lines scored side by side.")] = 32,
+        batch_size: Annotated[
+            int | None,
+            typer.Option(
+                "--batch-size", min=1, help="Of --per-line: lines or pairs answered together (32; 256 pairs)."
+            ),
+        ] = None,
         beam: Annotated[
             int | None, typer.Option("--beam", min=0, help="Beam of a translation model's BLEU and chrF (5); 0: none.")
         ] = None,
@@ -100,6 +110,8 @@ def register(app: typer.Typer) -> None:
         """
         if data and split is not None:
             raise UsageError("give DATA or --split, not both")
+        if batch_size is not None and not per_line:
+            raise UsageError("--batch-size does nothing without --per-line")
         if data and data.count("-") > 1:
             raise UsageError("`-` twice: stdin can be read only once")
         path = choose_model(("lm", "seq2seq"), model, runs_dir)
@@ -120,6 +132,7 @@ def register(app: typer.Typer) -> None:
                 cache_place(cache_dir),
                 beam=beam,
                 per_line=per_line,
+                batch_size=batch_size or _PAIRS_AT_ONCE,
                 precision=precision.value,
                 recipe=recipe,
                 json_output=json_output,
@@ -143,7 +156,9 @@ def register(app: typer.Typer) -> None:
         with ExitStack() as stack:
             stack.enter_context(autocast(precision.value, place))
             if per_line:
-                _score_lines(loaded, _lines(loaded, data or [], split), batch_size, json_output=json_output)
+                _score_lines(
+                    loaded, _lines(loaded, data or [], split), batch_size or _LINES_AT_ONCE, json_output=json_output
+                )
                 return
             store = _open_store(loaded, data or [], split or Split.valid, cache_place(cache_dir), stack)
             if store.num_tokens < 2:

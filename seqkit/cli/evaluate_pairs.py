@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq
     from seqkit.tokenizers.sentences import SentenceVocabulary
 
-_LINES_AT_ONCE = 256
-
 
 def evaluate_pairs(
     path: Path,
@@ -32,6 +30,7 @@ def evaluate_pairs(
     *,
     beam: int | None,
     per_line: bool,
+    batch_size: int,
     precision: Literal["fp32", "bf16"],
     recipe: str | None,
     json_output: bool,
@@ -46,6 +45,7 @@ def evaluate_pairs(
         cache_dir: Where encoded pairs are kept.
         beam: What ``--beam`` says; 0 translates nothing.
         per_line: Print the log-probability of each pair instead.
+        batch_size: Of ``per_line``: pairs read, scored and answered together.
         precision: Arithmetic of matrix products.
         recipe: What ``--recipe`` names.
         json_output: Machine-readable output.
@@ -76,7 +76,7 @@ def evaluate_pairs(
     )
     with autocast(precision, device):
         if per_line:
-            _score_lines(loaded, text, json_output=json_output)
+            _score_lines(loaded, text, batch_size, json_output=json_output)
         else:
             _report(loaded, text, " ".join(data) or split, options.beam, cache_dir, json_output=json_output)
 
@@ -170,13 +170,13 @@ def _beyond_positions(text: ParallelText, line: int, num_tokens: int, most: floa
     )
 
 
-def _score_lines(loaded: LoadedSeq2Seq, text: ParallelText, *, json_output: bool) -> None:
+def _score_lines(loaded: LoadedSeq2Seq, text: ParallelText, batch_size: int, *, json_output: bool) -> None:
     """Print the log-probability and the number of tokens of each target line given its source, in order."""
     from seqkit.tasks.seq2seq import score_pairs
 
     most = _most_tokens(loaded)
     pairs = enumerate(text.lines(), start=1)
-    while batch := list(islice(pairs, _LINES_AT_ONCE)):
+    while batch := list(islice(pairs, batch_size)):
         ids = []
         for number, (src, tgt) in batch:
             ids.append(

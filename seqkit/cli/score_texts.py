@@ -53,7 +53,7 @@ def read_texts(references: Sequence[str], systems: Sequence[str], source: str | 
     """Read all texts and check that they belong together.
 
     Args:
-        references: Files, ``.gz`` or not, pipes, ``catalog:NAME/SPLIT``, or ``-`` for stdin.
+        references: Files, ``.gz`` or not, pipes, ``catalog:NAME/SPLIT``, ``builtin:NAME``, or ``-`` for stdin.
         systems: The same; stdin if there are none.
         source: The same.
 
@@ -92,7 +92,11 @@ def _read(name: str | None) -> Text:
 def _raw_lines(name: str | None) -> Iterator[str]:
     from seqkit.data.readers import iter_lines, lines_of, open_source
 
-    if name is not None and (name.startswith("catalog:") or name.endswith(".gz")) and not _is_stream(name):
+    if (
+        name is not None
+        and (name.startswith(("catalog:", "builtin:")) or name.endswith(".gz"))
+        and not _is_stream(name)
+    ):
         yield from lines_of(open_source(name).blocks())
         return
     with open_input(name) as (stream, shown_name):

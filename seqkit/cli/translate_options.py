@@ -172,6 +172,8 @@ def translate_options(
     typed = [name for name, value in flags.items() if value is not None]
     if "max_length" in typed and "max_length_ratio" in typed:
         raise UsageError("give --max-length or --max-length-ratio, not both")
+    if "max_length_ratio" in typed:
+        own = own.model_copy(update={"max_length": None})
     options = merge_options(own, recipe, "translate", dict(flags))
     if "max_length_ratio" in typed:
         # A flag wins over the recipe's max_length, which would win over the ratio.

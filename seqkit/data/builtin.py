@@ -15,6 +15,9 @@ from pathlib import Path
 from seqkit.data.builtin_pairs import PAIRS, BuiltinPairs, pair_names, pair_text
 from seqkit.errors import DataError, MissingDataError
 
+PAIRS_LICENCE = "CC0-1.0"
+"""Of the made-up parallel texts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltinText:
@@ -135,5 +138,9 @@ def _side_of_pairs(name: str, pairs: BuiltinPairs, split: str, side: str) -> Bui
             yield f"{line}\n"
 
     return BuiltinText(
-        name=name, description=f"{pairs.description}: {side}", licence="CC0-1.0", approximate_bytes=0, generate=generate
+        name=name,
+        description=f"{pairs.description}: {side}",
+        licence=PAIRS_LICENCE,
+        approximate_bytes=0,
+        generate=generate,
     )

@@ -34,6 +34,10 @@ class BuiltinPairs:
     draw: Callable[[random.Random], tuple[str, ...]]
     """One example: a line for each side; the first decides which examples are the same."""
 
+    def parts(self) -> list[str]:
+        """Every ``SPLIT.SIDE``."""
+        return [f"{split}.{side}" for split in SPLIT_SIZES for side in self.sides]
+
     def lines(self, split: str, side: str) -> Iterator[str]:
         """The lines of one side of one split."""
         column = self.sides.index(side)
@@ -113,7 +117,7 @@ def pair_text(name: str) -> tuple[BuiltinPairs, str, str] | None:
 
 def pair_names() -> list[str]:
     """Every ``NAME/SPLIT.SIDE``."""
-    return [f"{pairs.name}/{split}.{side}" for pairs in PAIRS.values() for split in SPLIT_SIZES for side in pairs.sides]
+    return [f"{pairs.name}/{part}" for pairs in PAIRS.values() for part in pairs.parts()]
 
 
 PAIRS = {

@@ -232,7 +232,7 @@ class TranslateOptions(Config):
     length_penalty: Literal["none", "average", "wu"] = "wu"
     """What a hypothesis's log-probability is divided by: nothing, its length, or Wu et al. 2016's penalty."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    """Strength of the `wu` length penalty."""
+    """Exponent of the length penalty; 0 is none."""
     coverage_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Strength β of the coverage penalty of Wu et al. 2016."""
     min_length: NonNegativeInt = 0
@@ -262,6 +262,15 @@ class TranslateOptions(Config):
     """Of `sample`: draw among tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024)."""
     seed: NonNegativeInt | None = None
     """Of `sample`: seed of the draws; null: a new one each time."""
+
+    @model_validator(mode="after")
+    def _shortest_fits(self) -> TranslateOptions:
+        if self.max_length is not None and self.min_length >= self.max_length:
+            raise ValueError(
+                f"min_length {self.min_length} needs a max_length above it, since that counts the end; "
+                f"found {self.max_length}"
+            )
+        return self
 
 
 class Seq2SeqEvaluateOptions(Config):

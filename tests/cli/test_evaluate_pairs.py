@@ -94,6 +94,9 @@ def test_forced_scores_line_by_line(evaluate: Evaluate, tmp_path: Path) -> None:
     backwards = evaluate("--per-line", *write_pairs(tmp_path, *pairs[::-1])).out.split("\n")[:-1]
     for one, other in zip(rows, backwards[::-1], strict=True):
         assert [float(x) for x in one.split()] == pytest.approx([float(x) for x in other.split()], rel=1e-5)
+    alone = evaluate("--per-line", "--batch-size", 1, *write_pairs(tmp_path, *pairs)).out.split("\n")[:-1]
+    for one, other in zip(rows, alone, strict=True):
+        assert [float(x) for x in one.split()] == pytest.approx([float(x) for x in other.split()], rel=1e-5)
 
 
 def test_options_of_the_recipe(evaluate: Evaluate, tiny_pairs: TinyPairs, tmp_path: Path) -> None:
@@ -113,6 +116,7 @@ REFUSED: list[tuple[list[object], int, str]] = [
     (["--split", "test"], 2, "the recipe names no test pairs"),
     (["--window", "3"], 2, "--window and --reset-state are for language models"),
     (["--per-line", "--beam", "2"], 2, "--beam does nothing with --per-line"),
+    (["--batch-size", "2"], 2, "--batch-size does nothing without --per-line"),
     (["--beam", "500"], 2, "the beam of 500 is larger than the model's vocabulary"),
     (["x.src", "longer.tgt"], 1, "x.src has 2 lines but longer.tgt has 3"),
     (["--per-line", "longer.tgt", "x.src"], 1, "longer.tgt has 3 lines but x.src has 2"),

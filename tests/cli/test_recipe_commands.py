@@ -38,17 +38,6 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
 
 
-def seqkit_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    root = str(Path(seqkit.__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, "-m", "seqkit", *arguments],
-        capture_output=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": root, **environment},
-        timeout=60,
-    )
-
-
 def test_ls(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert run(["recipe", "ls"]) == 0
     out, err = capsysbinary.readouterr()
@@ -176,44 +165,26 @@ def test_schema(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert json.loads(capsysbinary.readouterr().out)["properties"]["task"]["const"] == "lm"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["--version"], ["recipe", "--help"], ["recipe", "ls"], ["recipe", "validate", "bad.yaml"]],
-)
-def test_torch_stays_unloaded(arguments: list[str]) -> None:
-    Path("bad.yaml").write_bytes(BAD)
-    code = (
-        "import sys\nfrom seqkit.cli.app import run\n"
-        f"code = run({arguments!r})\nassert 'torch' not in sys.modules, 'torch was imported'\nsys.exit(code)"
-    )
-    root = str(Path(seqkit.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": root},
-        timeout=60,
-    )
-    assert done.returncode == (2 if "bad.yaml" in arguments else 0)
-    assert b"torch was imported" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
+def test_completion_prints_the_choices_and_nothing_else(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("my.yaml").touch()
+    Path("my.txt").touch()
+    Path("my folder").mkdir()
+    monkeypatch.setenv("_SEQKIT_COMPLETE", "complete_bash")
+    for words, offered in (
         ("seqkit recipe re", ["resolve"]),
         ("seqkit recipe resolve x --set model.d_", ["model.d_model=", "model.d_embedding=", "model.d_feed_forward="]),
         ("seqkit recipe validate my", ["my folder/", "my.yaml"]),
         ("seqkit recipe schema --task l", ["lm"]),
-    ],
-)
-def test_completion_prints_the_choices_and_nothing_else(words: str, offered: list[str]) -> None:
-    Path("my.yaml").touch()
-    Path("my.txt").touch()
-    Path("my folder").mkdir()
-    done = seqkit_process(_SEQKIT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
-    assert done.stderr == b""
-    assert done.stdout.decode().split("\n")[:-1] == offered
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        with pytest.raises(SystemExit) as ended:
+            run([])
+        out, err = capfd.readouterr()
+        assert (ended.value.code, err) == (0, ""), words
+        assert out.split("\n")[:-1] == offered, words
 
 
 def test_completion_functions() -> None:

@@ -15,6 +15,7 @@ import pytest
 from commandline import REAL, InProcess, clean_environment
 
 import seqkit as package
+from seqkit.data.builtin import builtin_text
 from seqkit.metrics.translation import Bleu, Chrf, Ter
 from seqkit.recipe.schema import ScoreOptions
 
@@ -407,6 +408,15 @@ def test_chrf_plus_plus_is_chrf_with_words(seqkit: InProcess, files: Path) -> No
     assert plus == scores(seqkit, "ref.en", "lstm.hyp", "--metric", "chrf", "--chrf-word-order", 2)
     both = scores(seqkit, "ref.en", "lstm.hyp", "--metric", "chrf", "chrf++")
     assert list(both) == ["chrf", "chrf++"] and both["chrf++"] == plus["chrf++"] != both["chrf"]
+
+
+def test_a_made_up_text_by_its_name(seqkit: InProcess, tmp_path: Path) -> None:
+    lines = list(builtin_text("numbers/test.en").blocks())
+    (tmp_path / "hyp").write_text("".join(lines))
+    assert bleu(seqkit, "builtin:numbers/test.en", "hyp") == pytest.approx(100.0)
+    (tmp_path / "hyp").write_text("".join(lines[1:]))
+    done = seqkit("score", "builtin:numbers/test.en", "hyp")
+    assert done.code == 1 and done.error_line == "hyp has 499 lines but builtin:numbers/test.en has 500"
 
 
 def test_gzip_pipes_and_catalog_names(

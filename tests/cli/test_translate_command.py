@@ -515,6 +515,7 @@ def test_options_of_the_model_of_a_recipe_and_of_the_flags(
     assert (options("--recipe", recipe)["beam"], options("--recipe", recipe)["alpha"]) == (4, 0.5)
     assert options("--recipe", recipe, "--beam", 2)["beam"] == 2
     assert options("--recipe", recipe, "--max-length-ratio", 3)["max_length"] is None
+    assert options("--max-length", 7, "--min-length", 6)["min_length"] == 6
     recipe.write_text(text.replace("{beam: 3}", "{sample: true, seed: 4}"))
     assert options("--recipe", recipe)["sample"] is True
     assert options("--recipe", recipe, "--no-sample", "--beam", 2)["sample"] is False
@@ -549,6 +550,7 @@ REFUSED: list[tuple[list[object], str]] = [
     (["--sample", "--constraint-text", "A"], "constraints need beam search"),
     (["--length-penalty", "none", "--alpha", 1], "--alpha does nothing with --length-penalty none"),
     (["--max-length", 5, "--max-length-ratio", 2], "give --max-length or --max-length-ratio, not both"),
+    (["--min-length", 5, "--max-length", 5], "min_length 5 needs a max_length above it, since that counts the end"),
     (["--deterministic", "--batch-tokens", 9], "--batch-tokens does nothing with --deterministic"),
     (["--interactive"], "--interactive needs a terminal"),
     (["--interactive", "--text", "a"], "--text does nothing with --interactive"),

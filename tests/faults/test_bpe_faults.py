@@ -45,7 +45,8 @@ def endless(fifo: Path, lines: bytes) -> Iterator[None]:
             while True:
                 pipe.write(lines)
 
-    feeder = threading.Thread(target=feed)
+    # A test that fails must not wait for it.
+    feeder = threading.Thread(target=feed, daemon=True)
     feeder.start()
     yield
     feeder.join()

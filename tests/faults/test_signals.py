@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import Done, Forked, ForkServer, InProcess, Tiny
+from commandline import Done, Forked, ForkServer, InProcess, Tiny, wait_until
 
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.metrics_log import read_metrics
@@ -53,6 +54,19 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 def record_of(run: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((run / "run.json").read_text())
     return record
+
+
+def is_caught(process: Forked, number: signal.Signals) -> bool:
+    """Whether a process has come to handle a signal itself."""
+    status = Path(f"/proc/{process.pid}/status").read_text().split("\n")
+    caught = next(line for line in status if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def cpu_s(process: Forked) -> float:
+    """Seconds that a process has computed for."""
+    after_name = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -108,6 +122,9 @@ def test_a_second_signal_quits_at_once_and_leaves_the_older_checkpoint(
     command = ["train", tiny.recipe, *overrides, "--run-dir", "run", "--cache-dir", tiny.cache]
     process = fork_server.start(*command, folder=tmp_path)
     process.wait_for("step 20 ")
+    # The evaluation is over in a moment, and would be left for the signal; only the sample goes on.
+    before = cpu_s(process)
+    wait_until(lambda: cpu_s(process) > before + 0.3, "the sample")
     process.send(signal.SIGINT)
     process.wait_for("once more to quit at once")
     time.sleep(0.05)
@@ -139,10 +156,10 @@ def test_a_signal_before_the_first_step_leaves_a_run_to_resume(
     tiny: Tiny, fork_server: ForkServer, tmp_path: Path
 ) -> None:
     lock = tmp_path / "lock"
-    holder = start(fork_server, tiny, tmp_path, "holder", "--lock", lock)
+    holder = start(fork_server, tiny, tmp_path, "holder", "--lock", lock, "--set", "train.max_steps=100000")
     holder.wait_for("step 2 ")
     waiting = start(fork_server, tiny, tmp_path, "waiting", "--lock", lock, "--lock-wait", 60, "-vv")
-    time.sleep(0.5)
+    wait_until(lambda: is_caught(waiting, signal.SIGTERM), "its handler of signals")
     waiting.send(signal.SIGTERM)
     done = waiting.wait()
     assert done.code == 143 and done.out == "" and not (tmp_path / "waiting").exists()

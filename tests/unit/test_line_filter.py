@@ -92,9 +92,9 @@ def test_the_size_of_a_block_changes_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_a_long_line_is_one_line(tmp_path: Path) -> None:
     data = b"short\n" + "né ".encode() * 3_000_000 + b"\nshort"
-    began = time.perf_counter()
+    began = time.process_time()
     assert filtered(tmp_path, data, upper) == data.decode().upper().encode()
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,17 +164,20 @@ def test_two_processes_cannot_have_one_run(tmp_path: Path) -> None:
 
 def test_many_concurrent_starts_give_one_run(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from seqkit.runs.folder import RunFolder\n"
+        "import sys; from pathlib import Path; from seqkit.runs.folder import RunFolder\n"
         "from seqkit.errors import LockedError\n"
         "try:\n"
         "    with RunFolder.claim(Path(sys.argv[1]), resume=True) as run:\n"
         "        run.start(recipe=b'', resolved='', recipe_name='r', task='lm', model='m', seed=1, device='cpu',"
-        " command=['x']); time.sleep(1.5); run.finish('completed', 0); print(run.state)\n"
+        " command=['x']); print(run.state, flush=True); sys.stdin.read(); run.finish('completed', 0)\n"
         "except LockedError: print('locked')\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "a" / "run")]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
-    outputs = sorted(process.communicate()[0].strip() for process in processes)
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    # Whoever has the run keeps it until all have told what they got.
+    outputs = sorted(process.stdout.readline().strip() for process in processes if process.stdout is not None)
+    for process in processes:
+        process.communicate()
     assert outputs == ["locked"] * 5 + ["new"]
 
 
