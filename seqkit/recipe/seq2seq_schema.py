@@ -16,8 +16,9 @@ from seqkit.recipe.config import (
     Probability,
 )
 from seqkit.recipe.recurrent_schema import GruCell, LstmCell, RecurrentLayers, RnnCell
-from seqkit.recipe.schema import ScoreOptions, Training
+from seqkit.recipe.schema import ScoreOptions
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
+from seqkit.recipe.training_schema import Training
 
 
 class PairSource(Config):

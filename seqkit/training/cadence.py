@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqkit.recipe.schema import Training
+from seqkit.recipe.training_schema import Training
 from seqkit.training.state import Progress
 
 _SHARE = 0.1

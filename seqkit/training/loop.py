@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.errors import NonFiniteLossError
-from seqkit.recipe.schema import Training
+from seqkit.recipe.training_schema import Training
 from seqkit.training.optimizers import set_learning_rate
 from seqkit.training.precision import Precision, autocast
 from seqkit.training.schedules import learning_rate_factor

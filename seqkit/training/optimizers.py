@@ -9,7 +9,7 @@ from torch import nn
 
 from seqkit.models.attention import CrossAttention, SelfAttention
 from seqkit.models.cells import GruResetBefore
-from seqkit.recipe.schema import Adam, AdamW, Muon, Optimizer, RmsProp, Sgd
+from seqkit.recipe.training_schema import Adam, AdamW, Muon, Optimizer, RmsProp, Sgd
 from seqkit.training import muon
 
 

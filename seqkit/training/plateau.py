@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from seqkit.recipe.schema import Plateau, Training
+from seqkit.recipe.training_schema import Plateau, Training
 from seqkit.runs.measures import gain
 from seqkit.training.state import Progress
 

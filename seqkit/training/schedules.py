@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from seqkit.recipe.schema import Constant, Cosine, InverseSqrt, Linear, Plateau, Schedule
+from seqkit.recipe.training_schema import Constant, Cosine, InverseSqrt, Linear, Plateau, Schedule
 
 
 def learning_rate_factor(schedule: Schedule, *, step: int, progress: float, plateau_factor: float = 1.0) -> float:

@@ -29,7 +29,8 @@ from seqkit.cli import console, signals
 from seqkit.cli.progress import TrainingDisplay
 from seqkit.models.language_model import RecurrentLanguageModel
 from seqkit.recipe.loading import load_recipe, resolve_recipe_text
-from seqkit.recipe.schema import AdamW, LmRecipe, LstmModel
+from seqkit.recipe.schema import LmRecipe, LstmModel
+from seqkit.recipe.training_schema import AdamW
 from seqkit.runs.folder import RunFolder
 from seqkit.tasks.lm import PreparedLm, prepare_lm
 from seqkit.training.device import describe_device, resolve_device, set_threads

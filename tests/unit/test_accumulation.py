@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqkit.recipe.schema import AdamW, Sgd, Training
+from seqkit.recipe.training_schema import AdamW, Sgd, Training
 from seqkit.training.loop import LossSum, StepResult, train_steps
 from seqkit.training.optimizers import build_optimizer
 from seqkit.training.state import TrainState

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqkit.recipe.schema import Constant, Cosine, Linear, Plateau, Schedule, Sgd, Training
+from seqkit.recipe.training_schema import Constant, Cosine, Linear, Plateau, Schedule, Sgd, Training
 from seqkit.training.loop import LossSum, StepResult, budget_spent, train_steps
 from seqkit.training.optimizers import build_optimizer
 from seqkit.training.state import Progress, TrainState

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from seqkit.recipe.schema import EarlyStopping, Training
+from seqkit.recipe.training_schema import EarlyStopping, Training
 from seqkit.training.cadence import has_stalled, is_evaluation_due, is_save_due, passes_a_tenth
 from seqkit.training.state import Progress
 

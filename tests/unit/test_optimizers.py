@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.models.build import build_language_model, build_seq2seq
-from seqkit.recipe.schema import Adam, AdamW, LstmModel, Muon, Optimizer, RmsProp, Sgd, TransformerLm
+from seqkit.recipe.schema import LstmModel, TransformerLm
 from seqkit.recipe.seq2seq_schema import TransformerSeq2Seq
+from seqkit.recipe.training_schema import Adam, AdamW, Muon, Optimizer, RmsProp, Sgd
 from seqkit.training.muon import Muon as MuonOptimizer
 from seqkit.training.muon import orthogonalized
 from seqkit.training.optimizers import build_optimizer, set_learning_rate

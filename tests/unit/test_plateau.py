@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from seqkit.recipe.schema import EarlyStopping, Plateau, Training
 from seqkit.recipe.seq2seq_schema import Seq2SeqTraining
+from seqkit.recipe.training_schema import EarlyStopping, Plateau, Training
 from seqkit.training.plateau import note_scores
 from seqkit.training.state import Progress
 

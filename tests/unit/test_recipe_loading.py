@@ -17,8 +17,9 @@ from seqkit.recipe.loading import (
     recipe_from_resolved,
     resolve_recipe_text,
 )
-from seqkit.recipe.schema import AdamW, Linear, LmEvaluateOptions, LmRecipe, SampleOptions, Sgd
+from seqkit.recipe.schema import LmEvaluateOptions, LmRecipe, SampleOptions
 from seqkit.recipe.suggest import did_you_mean
+from seqkit.recipe.training_schema import AdamW, Linear, Sgd
 
 GOOD = """\
 task: lm

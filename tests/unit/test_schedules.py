@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from seqkit.recipe.schema import Constant, Cosine, InverseSqrt, Linear, Plateau, Schedule
+from seqkit.recipe.training_schema import Constant, Cosine, InverseSqrt, Linear, Plateau, Schedule
 from seqkit.training import schedules
 from seqkit.training.schedules import learning_rate_factor
 
