@@ -174,7 +174,8 @@ class Training(Config):
     max_epochs: PositiveFloat | None = None
     """Stop after this many passes over the training data; may be a fraction."""
     max_minutes: PositiveFloat | None = None
-    """Stop after this many minutes of wall-clock time, validation included; set-up is not counted."""
+    """Stop after this many minutes of wall-clock time, validation included but for the last one, which comes after;
+    set-up is not counted."""
     init_from: LocalPath | None = None
     """Start from the weights of this run or checkpoint folder, of the same model and tokenizer; everything else, such
     as optimizer and schedule, starts anew. null: from random weights."""

@@ -16,9 +16,9 @@ class Ticked:
     elapsed: float
     """Seconds since training began."""
     loss: float
-    """Of this batch, nats per token."""
+    """Of this step, nats per token."""
     num_tokens: int
-    """Target tokens of this batch."""
+    """Target tokens of this step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commandline import InProcess, snapshot
+from commandline import InProcess, Tiny, snapshot
 from tiny_pairs import pairs_recipe
 from tiny_runs import PowerCut, run_training, tiny_recipe
 
@@ -349,3 +350,22 @@ def test_members_are_named_with_what_differs(tmp_path: Path) -> None:
     run = trained(tmp_path)
     averaged = average_checkpoints(list_steps(run))
     assert averaged.differences == [] and averaged.newest.facts["step"] == 12
+
+
+def test_the_command_says_what_became_of_the_average(tiny: Tiny, seqkit: InProcess) -> None:
+    done = seqkit("train", tiny.recipe, "--set", "train.average_last=3", "--run-dir", "run")
+    assert done.code == 0, done.err
+    found = re.search(
+        r"^average of the last 3 checkpoints  valid (\d\.\d{4}) nats/character( \(best\))?; (.*)$", done.err, re.M
+    )
+    assert found is not None, done.err
+    facts = read_checkpoint(Path("run/last")).facts
+    if found[3] == "it is the last checkpoint now":
+        assert facts["averaged_steps"] == [4, 8, 12] and f"{facts['scores']['loss']:.4f}" == found[1]
+    else:
+        assert found[3] == "no better than the last one, which stays" and facts["averaged_steps"] == []
+    record = json.loads(Path("run/run.json").read_text())
+    assert f"{record['best']['loss']:.4f} nats/character at step {record['best']['step']}\n" in done.err
+    events = seqkit("train", tiny.recipe, "--set", "train.average_last=3", "--log-format", "jsonl").records
+    (told,) = [event for event in events if event["event"] == "average"]
+    assert told["num_checkpoints"] == 3 and f"{told['loss']:.4f}" == found[1]
