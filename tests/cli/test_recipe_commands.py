@@ -174,7 +174,10 @@ def test_completion_prints_the_choices_and_nothing_else(
     monkeypatch.setenv("_SEQKIT_COMPLETE", "complete_bash")
     for words, offered in (
         ("seqkit recipe re", ["resolve"]),
-        ("seqkit recipe resolve x --set model.d_", ["model.d_model=", "model.d_embedding=", "model.d_feed_forward="]),
+        (
+            "seqkit recipe resolve x --set model.d_",
+            ["model.d_model=", "model.d_embedding=", "model.d_feed_forward=", "model.d_attention="],
+        ),
         ("seqkit recipe validate my", ["my folder/", "my.yaml"]),
         ("seqkit recipe schema --task l", ["lm"]),
     ):
@@ -194,7 +197,7 @@ def test_completion_functions() -> None:
     assert complete_recipe("/no/such/") == []
     assert complete_override_key("train.bptt=t") == ["train.bptt=truncated"]
     assert complete_override_key("train.optimizer.type=") == [
-        f"train.optimizer.type={name}" for name in ("sgd", "adam", "adamw", "rmsprop")
+        f"train.optimizer.type={name}" for name in ("sgd", "adam", "adamw", "rmsprop", "muon")
     ]
     assert complete_override_key("model.residual=f") == ["model.residual=false"]
     assert complete_override_key("nothing=") == []

@@ -41,6 +41,9 @@ PURE = {"models", "decoding", "metrics", "diagnostics"}
 PURE_MAY_IMPORT = {
     "__future__",
     "collections",
+    "contextlib",
+    # For the generator that a thread's draws come from: dropout has no argument that could carry it.
+    "contextvars",
     "dataclasses",
     "itertools",
     "math",

@@ -47,7 +47,7 @@ model:
   dropout: 1.2
   nonlinearity: relu
 train:
-  optimizer: {type: adamwx}
+  optimizer: {type: sgdd}
   batch_size: "x"
   lr: 1
   max_steps: true
@@ -72,7 +72,7 @@ BAD_MESSAGES = """\
 9:12: model.d_model: expected a whole number, found the text "x"
 10:12: model.dropout: must be below 1, found 1.2
 11:3: model.nonlinearity: not a key of type lstm; it belongs to type rnn
-13:21: train.optimizer.type: expected one of sgd, adam, adamw, rmsprop; found the text "adamwx"; did you mean adamw?
+13:21: train.optimizer.type: expected one of sgd, adam, adamw, rmsprop, muon; found the text "sgdd"; did you mean sgd?
 14:15: train.batch_size: expected a whole number, found the text "x"
 15:3: train.lr: unknown key; did you mean train.optimizer.lr?
 16:14: train.max_steps: expected a whole number, found true
