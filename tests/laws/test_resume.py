@@ -164,6 +164,7 @@ OWN_TOKENS: dict[str, dict[str, Any]] = {
     "targets": {},
     "likeliest": {"scheduled_sampling": {"probability": 0.9}},
     "drawn": {"scheduled_sampling": {"probability": 0.9, "own_token": "drawn"}},
+    "drawn-in-slices": {"scheduled_sampling": {"probability": 0.9, "own_token": "drawn"}, "slices": 2},
 }
 
 
@@ -181,6 +182,8 @@ def translation_recipe(folder: Path, own: str, **model: Any) -> Seq2SeqRecipe:
         ("likeliest", {"type": "gru", "attention": "additive", "variational_dropout": True}),
         ("drawn", {"type": "lstm", "attention": "general", "residual": True, "num_layers": 2}),
         ("drawn", {"type": "rnn", "attention": "none", "bidirectional": False}),
+        # Two threads draw at the same time, dropout and tokens.
+        ("drawn-in-slices", {"type": "gru", "attention": "dot"}),
     ],
 )
 def test_a_resumed_translator_ends_with_the_same_bits(own: str, model: dict[str, Any], tmp_path: Path) -> None:
