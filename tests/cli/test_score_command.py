@@ -416,7 +416,7 @@ def test_a_made_up_text_by_its_name(seqkit: InProcess, tmp_path: Path) -> None:
     assert bleu(seqkit, "builtin:numbers/test.en", "hyp") == pytest.approx(100.0)
     (tmp_path / "hyp").write_text("".join(lines[1:]))
     done = seqkit("score", "builtin:numbers/test.en", "hyp")
-    assert done.code == 1 and done.error_line == "hyp has 499 lines but builtin:numbers/test.en has 500"
+    assert done.code == 1 and done.error_line == "hyp has 499 lines but builtin:numbers/test.en has 500 lines"
 
 
 def test_gzip_pipes_and_catalog_names(
