@@ -144,7 +144,8 @@ class ForkServer:
     """Starts command lines in forked processes, each with descriptors, a folder and an environment of its own."""
 
     def __init__(self) -> None:
-        self._started: set[int] = set()
+        self._running: set[int] = set()
+        self._codes: dict[int, int] = {}
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, str(os.getpid())]
         self._server = subprocess.Popen(
@@ -173,16 +174,18 @@ class ForkServer:
             "limits": dict(limits or {}),
         }
         pid = self.ask(request)
-        self._started.add(pid)
+        self._running.add(pid)
         return Forked(self, pid, out, err)
 
     def poll(self, pid: int) -> int | None:
         """The exit code of a process, the negative number of the signal that killed it, or None if it runs."""
-        answer = self.ask({"poll": pid})
-        if answer == _RUNNING:
-            return None
-        self._started.discard(pid)
-        return answer
+        if pid in self._running:
+            answer = self.ask({"poll": pid})
+            if answer == _RUNNING:
+                return None
+            self._running.discard(pid)
+            self._codes[pid] = answer
+        return self._codes[pid]
 
     def ask(self, request: dict[str, Any]) -> int:
         """Send a request and return the number that answers it."""
@@ -193,7 +196,7 @@ class ForkServer:
 
     def kill_all(self) -> None:
         """Kill what is running, as a test that failed leaves it, and all that it has started."""
-        for pid in list(self._started):
+        for pid in list(self._running):
             if self.poll(pid) is None:
                 os.kill(pid, signal.SIGKILL)
                 # Its children too; there is no group yet where it has only just been forked.
