@@ -154,9 +154,11 @@ def test_a_gain_is_positive_where_gpt_is_lower() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four processes and 30 seconds on two idle cores, many times that on busy ones
 def test_the_benchmark_runs(data_dir: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     words = ["--iterations", "8", "--minutes", "0.01", "--order", "plain,gpt", "--json", str(report)]
+    words += ["--set", "model.num_layers=1", "--set", "model.d_model=32"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.gpt", *words],
         cwd=Path(__file__).resolve().parents[2],
