@@ -10,6 +10,10 @@ is the best that each kind can: a Transformer's windows overlap by half, so that
 window or more, and an LSTM carries its state through the whole text. "own" is the last loss that a side measured
 itself: the plain loop in 20 random batches, a recipe in its validation. Of the plain loop the last weights are scored,
 of a recipe those of its best validation.
+
+Run it on an idle machine: other work slows the plain loop's small operations, which all threads share, far more than
+the recipes, so that T and with it the difference would come out too large. ``--iterations`` and ``--minutes`` make a
+quick try.
 """
 
 from __future__ import annotations
@@ -19,8 +23,6 @@ import math
 import tempfile
 from pathlib import Path
 
-import torch
-
 from seqkit.data.corpora import LmCorpora
 from seqkit.recipe.loading import load_recipe
 from seqkit.recipe.schema import LmRecipe
@@ -29,7 +31,7 @@ from seqkit.training.device import set_threads
 
 from .equal_time import Outcome, evaluate_run, spending_cells, spending_header, train_recipe
 from .matmul import matmul_rates, reference_line
-from .plain_gpt import PublishedSetting, score_plain, train_plain
+from .plain_gpt import PublishedSetting, renumber, score_plain, train_plain
 from .sides import add_json_option, note, print_environment, print_table, write_json
 
 _RECIPES = {"gpt": "gpt_shakespeare", "lstm": "lstm_shakespeare"}
@@ -42,11 +44,11 @@ _AIM = 0.25
 
 def run_plain(corpora: LmCorpora, setting: PublishedSetting) -> Outcome:
     """Train and score the plain loop."""
-    vocab_size = corpora.tokenizer.vocab_size
-    train_ids_N, valid_ids_N = (torch.from_numpy(store.ids.astype("int64")) for store in (corpora.train, corpora.valid))
+    (train_ids_N, valid_ids_N), vocab_size = renumber(corpora.train.ids, corpora.valid.ids)
     model, outcome = train_plain(train_ids_N, valid_ids_N, vocab_size, setting)
+    outcome.settings += f", {vocab_size} characters"
     for name in _PROTOCOLS:
-        outcome.scores[name] = score_plain(model, corpora.valid, vocab_size, overlaps=name == "carried")
+        outcome.scores[name] = score_plain(model, valid_ids_N, vocab_size, overlaps=name == "carried")
     return outcome
 
 

@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqkit.data.store import TokenStore
 from seqkit.decoding.model import SequenceModel
 from seqkit.decoding.scoring import score_windows
 
@@ -67,6 +68,18 @@ class PublishedSetting:
         [0, 250, 500, 750, 1000, 1250, 1500, 1750, 2000]
         """
         return num_done % max(1, self.num_iterations // 8) == 0 or num_done == self.num_iterations
+
+
+def renumber(*texts: npt.NDArray[np.integer]) -> tuple[list[Tensor], int]:
+    """Ids from 0 on for the tokens that the texts have, in order, and how many there are.
+
+    A tokenizer may keep ids for what it has not seen, such as bytes; nanoGPT counts the characters of the text alone.
+
+    >>> renumber(np.array([7, 260, 7]), np.array([300, 7]))
+    ([tensor([0, 1, 0]), tensor([2, 0])], 3)
+    """
+    kept = np.unique(np.concatenate(texts))
+    return [torch.from_numpy(np.searchsorted(kept, ids_N)) for ids_N in texts], len(kept)
 
 
 class Block(nn.Module):
@@ -202,12 +215,12 @@ def random_windows(ids_N: Tensor, setting: PublishedSetting, generator: torch.Ge
     return windows_BT[:, :-1], windows_BT[:, 1:]
 
 
-def score_plain(model: PlainGpt, store: TokenStore, vocab_size: int, *, overlaps: bool) -> float:
+def score_plain(model: PlainGpt, ids_N: Tensor, vocab_size: int, *, overlaps: bool) -> float:
     """Nats per token of a whole text in windows as wide as the model's context; they may overlap by half."""
     total = score_windows(
         # Scoring calls a model and no more; the plain one has no other of its methods.
         cast(SequenceModel, model.eval()),
-        store.ids,
+        ids_N.numpy(),
         window=model.positions.num_embeddings,
         device=torch.device("cpu"),
         vocab_size=vocab_size,
