@@ -1,9 +1,9 @@
 """A batch in slices that are worked on side by side, each by a thread of its own.
 
 On a CPU most operations of a training step are too small, or too simple, to gain much from a second core, and some
-take only one. Where each core has its own rows of the batch from beginning to end, all cores work all the time: on
-two cores a Transformer trains about a quarter faster. The loss is a sum over tokens, so the slices' gradients add up
-to the batch's.
+take only one. Where each core has its own rows of the batch from beginning to end, all cores work all the time. How
+much that gains depends on the model, the optimizer and the machine; README has figures. The loss is a sum over tokens,
+so the slices' gradients add up to the batch's.
 """
 
 from __future__ import annotations
