@@ -25,7 +25,11 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         OSError: The folder is missing or read-only, or the disk is full; nothing is left behind.
     """
     path = path.resolve()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        # Of the folder, or of the name that was asked for; nobody knows the temporary one.
+        raise OSError(error.errno, error.strerror, str(path.parent if not path.parent.is_dir() else path)) from error
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

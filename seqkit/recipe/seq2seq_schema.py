@@ -249,8 +249,9 @@ class TranslateOptions(Config):
     deterministic: bool = False
     """Translate each line by itself: to the last bit the same, whatever stands beside it."""
     long: Literal["translate", "split", "refuse"] = "translate"
-    """A line longer than all that training saw: translated whole where the model's positions reach and else in
-    parts; always in parts; or refused. Each such line is named in a warning."""
+    """A line longer than all that training saw: translated whole where the model's positions reach, up to 16 times
+    the longest training sentence, and else in parts; always in parts; or refused. Each such line is named in a
+    warning."""
     sample: bool = False
     """Draw a translation of each line at random instead of searching for the best."""
     temperature: Annotated[float, Field(ge=0)] = 1.0

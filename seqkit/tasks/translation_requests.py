@@ -5,6 +5,7 @@ All that can be wrong with a line is found here, before any line is translated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from seqkit.tokenizers.sentences import SentenceVocabulary
 
 _EXTRA_TOKENS = 10
 """What ``max_length_ratio`` allows beyond the ratio, so that very short sources are not cut off."""
+_WHOLE_UP_TO = 16
+"""So many times the longest training sentence is still translated whole: the work grows with the square of a length,
+and nothing good comes of what is far beyond all that was seen; a megabyte without a line end would take days."""
 _SHOWN_CHARACTERS = 40
 
 
@@ -179,14 +183,16 @@ class RequestReader:
         usual = limits.longest_usual
         if usual is None or len(ids) <= usual:
             return whole, ()
-        is_possible = limits.longest_possible is None or len(ids) <= limits.longest_possible
+        reach = limits.longest_possible or math.inf
+        if limits.longest_trained is not None:
+            reach = min(reach, _WHOLE_UP_TO * limits.longest_trained)
         if limits.longest_trained is not None and len(ids) > limits.longest_trained:
             why = f"{len(ids):,} tokens, more than the {limits.longest_trained:,} of the longest training sentence"
         else:
             why = f"{len(ids):,} tokens, more than the {usual:,} that the model has positions for"
         if policy == "refuse":
             raise DataError(why, hint="--long split translates it in parts")
-        if policy == "translate" and is_possible:
+        if policy == "translate" and len(ids) <= reach:
             return whole, (f"{why}; translated whole, but expect less of it",)
         try:
             pieces = split_line(line, lambda text: len(self._src.tokenizer.encode(text)), usual)

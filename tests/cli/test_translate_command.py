@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -125,13 +126,21 @@ def test_three_thousand_lines_keep_their_order(translate: Translate, tiny_pairs:
     assert translate.lines(*words, lines=lines) == [expected[line] for line in lines]
 
 
-def test_a_line_of_five_thousand_tokens(translate: Translate) -> None:
-    done = translate("--beam", 1, "--max-length", 9, lines=["be c", "ab " * 1667, "be c"])
+@pytest.mark.parametrize(
+    ("num_words", "told"),
+    [
+        (128, "384 tokens, more than the 24 of the longest training sentence; translated whole"),
+        (129, "387 tokens, more than the 24 of the longest training sentence; translated in 17 parts"),
+        (1667, "5,001 tokens, more than the 24 of the longest training sentence; translated in 209 parts"),
+    ],
+)
+def test_a_line_far_longer_than_training_saw(translate: Translate, num_words: int, told: str) -> None:
+    done = translate("--beam", 1, "--max-length", 9, lines=["be c", "ab " * num_words, "be c"])
     assert done.code == 0
     first, huge, last = done.out.removesuffix("\n").split("\n")
-    assert first == last == "BE C" and 0 < len(huge) <= 9
-    assert done.err.count("warning") == 1
-    assert "<stdin>:2: 5,001 tokens, more than the 24 of the longest training sentence; translated whole" in done.err
+    # At most nine tokens of each part, and a blank between two.
+    assert first == last == "BE C" and 0 < len(huge) <= (9 if "whole" in told else 10 * num_words)
+    assert done.err.count("warning") == 1 and f"<stdin>:2: {told}" in done.err
 
 
 def test_the_first_output_comes_before_the_input_ends(
@@ -592,6 +601,22 @@ def test_the_newest_run_is_taken_and_named(seqkit: InProcess, tiny_pairs: TinyPa
     assert (done.code, done.out) == (0, "BE C\n") and str(tiny_pairs.run) in done.err
     quiet = seqkit("translate", "-q", "--model", tiny_pairs.run / "best", stdin=b"be c\n")
     assert (quiet.code, quiet.out, quiet.err) == (0, "BE C\n", "")
+
+
+def test_n5_a_checkpoint_needs_nothing_beside_it(seqkit: InProcess, fork_server: ForkServer, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    trained = train_tiny_pairs(fork_server, made, "train.max_steps=20")
+    translate, lines = ("translate", "-q", "--model"), b"be c\nae cd\n"
+    before = seqkit(*translate, trained.run, stdin=lines).out
+    moved = tmp_path / "moved"
+    (trained.run / "best").resolve().rename(moved)
+    (moved / "train_state.safetensors").unlink()  # of no use to a filter
+    shutil.rmtree(made)
+    assert seqkit(*translate, moved, stdin=lines) == Done(0, before, "")
+    assert seqkit(*translate, moved, "--ensemble", moved, stdin=lines).out == before
+    pairs = write_lines(tmp_path / "x.src", "be c"), write_lines(tmp_path / "x.tgt", "BE C")
+    assert seqkit("evaluate", "--model", moved, "--per-line", *pairs).out.endswith("\t5\n")
 
 
 # The prompt for people.

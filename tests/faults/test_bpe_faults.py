@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_the_old_file(fork_server: ForkServer, folder: Path, 
     full = fork_server.start(*words, folder=tmp_path, stdout=Path("/dev/full")).wait()
     assert full.code == 1 and "no space left" in full.error_line
     nowhere = fork_server.start(*words, "-o", "no/such/folder", folder=tmp_path).wait()
-    assert nowhere.code == 1 and "no such file or folder" in nowhere.error_line
+    assert nowhere.code == 1 and nowhere.error_line == f"{tmp_path / 'no/such'}: no such file or folder"
 
 
 @pytest.mark.parametrize(
