@@ -10,6 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -36,6 +37,12 @@ Format = Annotated[
 ]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, also on a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+RunsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--runs-dir", help="The folder of run folders (default $SEQKIT_RUNS_DIR, else runs).", show_default=False
+    ),
+]
 
 Function = TypeVar("Function", bound=Callable[..., None])
 

@@ -1,4 +1,4 @@
-"""``seqkit runs ls|show``: what was trained, when, how long, how well."""
+"""``seqkit runs ls|show``, and where ``prune`` joins them: what was trained, when, how long, how well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from seqkit.cli.command import Json, command, show_examples
+from seqkit.cli import runs_prune
+from seqkit.cli.command import Json, RunsDir, command, show_examples
 from seqkit.cli.streams import write_result
 from seqkit.cli.wording import format_seconds
 from seqkit.errors import UsageError
@@ -22,20 +23,13 @@ from seqkit.runs.measures import show_score
 from seqkit.runs.places import runs_dir as chosen_runs_dir
 from seqkit.runs.record import RECORD_NAME, read_record
 
-RunsDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--runs-dir", help="The folder of run folders (default $SEQKIT_RUNS_DIR, else runs).", show_default=False
-    ),
-]
-
 _logger = logging.getLogger(__name__)
 
 
 def register(app: typer.Typer) -> None:
     """Add ``runs`` to the command tree."""
     runs = typer.Typer(
-        help="List and show training runs.",
+        help="List, show and remove training runs.",
         rich_markup_mode=None,
         no_args_is_help=True,
         epilog=show_examples("seqkit runs ls\nseqkit runs show runs/lstm_charlm/20261120T101500Z-k3x7"),
@@ -77,6 +71,8 @@ def register(app: typer.Typer) -> None:
             return
         for line in _fact_lines(facts):
             write_result(line)
+
+    runs_prune.register(runs)
 
 
 def collect_facts(run_dir: Path) -> dict[str, Any]:

@@ -47,4 +47,4 @@ def _dropout_on_cpu(x: Tensor, probability: float) -> Tensor:
     draws.random_(-(2**63), None, generator=current_generator())
     lanes = draws.view(torch.int16)[: x.numel()].view(x.shape)
     keeps = lanes >= num_dropped_levels - _LEVELS // 2
-    return x * (keeps.to(x.dtype) * (_LEVELS / (_LEVELS - num_dropped_levels)))
+    return x * keeps.to(x.dtype).mul_(_LEVELS / (_LEVELS - num_dropped_levels))

@@ -33,7 +33,9 @@ RunState = Literal["new", "resumed", "complete"]
 """new: nothing was trained here; resumed: a run to go on with; complete: nothing is left to do."""
 
 _STARTED_FILES = {RECIPE_NAME, RESOLVED_NAME, LOG_NAME, run_record.METRICS_NAME, step_folders.CHECKPOINTS_NAME}
-_TEMPORARY_FILE = re.compile(r"\.(recipe\.yaml|resolved\.yaml|run\.json|metrics\.jsonl)\..+\.tmp")
+TEMPORARY_FILE = re.compile(r"\.(recipe\.yaml|resolved\.yaml|run\.json|metrics\.jsonl)\..+\.tmp")
+"""What a process that was killed while it replaced a file leaves beside it."""
+
 _WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 _CLAIM_ATTEMPTS = 5
@@ -291,7 +293,7 @@ def _check_content(path: Path, *, resume: bool) -> RunState:
     if run_record.RECORD_NAME in names:
         return "complete" if run_record.read_record(path).get("status") == "completed" else "resumed"
     # A process killed before it wrote run.json leaves some of these.
-    foreign = sorted(name for name in names - _STARTED_FILES if not _TEMPORARY_FILE.fullmatch(name))
+    foreign = sorted(name for name in names - _STARTED_FILES if not TEMPORARY_FILE.fullmatch(name))
     if foreign:
         raise UsageError(
             f"{path}: this folder is not empty and holds no run (it has {foreign[0]})", hint="name another folder"
@@ -332,7 +334,7 @@ def _remove_folders(made: Sequence[Path]) -> None:
 def _remove_temporary_files(path: Path) -> None:
     """Remove what a process killed while it replaced a file left beside it."""
     for item in path.iterdir():
-        if _TEMPORARY_FILE.fullmatch(item.name):
+        if TEMPORARY_FILE.fullmatch(item.name):
             item.unlink()
 
 

@@ -14,6 +14,9 @@ from seqkit.runs.measures import MEASURES
 from seqkit.runs.metrics_log import read_metrics
 from seqkit.runs.record import METRICS_NAME, RECORD_NAME, read_record, total_seconds
 
+LEAVING_PREFIX = ".pruned-"
+"""How a run folder's name begins while it is being removed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -44,7 +47,8 @@ def find_runs(runs_dir: Path) -> Iterator[Path]:
     """The run folders in ``runs_dir`` and in the folders in it (one a recipe), in no particular order."""
     for pattern in (f"*/{RECORD_NAME}", f"*/*/{RECORD_NAME}"):
         for path in runs_dir.glob(pattern):
-            yield path.parent
+            if not path.parent.name.startswith(LEAVING_PREFIX):
+                yield path.parent
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:

@@ -1,0 +1,170 @@
+"""``seqkit runs prune``: which runs it takes, that it takes them whole, and what it never touches."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from seqkit.cli import app, console
+from seqkit.runs import pruning
+from seqkit.runs.folder import RunFolder
+from seqkit.runs.listing import list_runs
+from seqkit.runs.lock import run_lock
+from seqkit.runs.record import RECORD_NAME
+
+
+def make_run(path: Path, recipe: str, status: str, days_ago: float) -> Path:
+    """A run with a checkpoint of 1,000 bytes that began and ended some days ago."""
+    with RunFolder.claim(path, resume=False) as run:
+        run.start(
+            recipe=b"task: lm\n",
+            resolved="task: lm\nseed: 7\n",
+            recipe_name=recipe,
+            task="lm",
+            model="lstm 1×8",
+            seed=7,
+            device="cpu",
+            command=["seqkit", "train", "tiny.yaml"],
+        )
+        folder = run.checkpoint(10)
+        folder.mkdir()
+        (folder / "model.json").write_bytes(b" " * 1000)
+        run.move_link("last", 10)
+        if status != "dead":
+            run.finish(status, 0)  # type: ignore[arg-type]
+    record = json.loads((path / RECORD_NAME).read_text())
+    time = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
+    for entry in (record, *record["sessions"]):
+        entry["start"] = time
+        if entry.get("end"):
+            entry["end"] = time
+    (path / RECORD_NAME).write_text(json.dumps(record))
+    return path
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path) -> Path:
+    """Two recipes: a with runs of 1, 2, 3 and 40 days ago, of which the second failed; b with a dead one."""
+    runs = tmp_path / "runs"
+    make_run(runs / "a" / "day1", "a", "completed", 1)
+    make_run(runs / "a" / "day2", "a", "failed", 2)
+    make_run(runs / "a" / "day3", "a", "completed", 3)
+    make_run(runs / "a" / "day40", "a", "interrupted", 40)
+    make_run(runs / "b" / "day9", "b", "dead", 9)
+    return runs
+
+
+def seqkit(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = app.run([str(word) for word in words])
+    captured = capsys.readouterr()
+    console.configure(console.ConsoleOptions())
+    return code, captured.out, captured.err
+
+
+def names(runs: Path) -> list[str]:
+    return sorted(summary.path.name for summary in list_runs(runs))
+
+
+ALL = ["day1", "day2", "day3", "day40", "day9"]
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        (["--keep", 2], ["day3", "day40"]),
+        (["--keep", 0], ["day1", "day2", "day3", "day40", "day9"]),
+        (["--older-than", 5], ["day40", "day9"]),
+        (["--older-than", 2.5, "--keep", 1], ["day3", "day40"]),
+        (["--status", "failed", "--status", "dead"], ["day2", "day9"]),
+        (["--status", "failed", "--older-than", 30], []),
+    ],
+)
+def test_conditions_are_met_together(
+    capsys: pytest.CaptureFixture[str], runs_dir: Path, words: list[object], taken: list[str]
+) -> None:
+    code, out, err = seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, *words)
+    assert code == 0 and sorted(Path(line).name for line in out.split()) == taken
+    assert "--force removes them" in err and names(runs_dir) == ALL, "without --force nothing goes"
+    code, out, err = seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, *words, "--force")
+    assert code == 0 and sorted(Path(line).name for line in out.split()) == taken
+    assert names(runs_dir) == sorted(set(ALL) - set(taken))
+    left = {path.name for path in runs_dir.rglob("*") if path.is_dir() and path.parent.parent == runs_dir}
+    assert left == set(ALL) - set(taken), "nothing of a removed run stays"
+    assert seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, *words, "--force", "-q") == (0, "", "")
+
+
+def test_a_recipe_folder_goes_with_its_last_run(capsys: pytest.CaptureFixture[str], runs_dir: Path) -> None:
+    assert seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--status", "dead", "--force")[0] == 0
+    assert sorted(path.name for path in runs_dir.iterdir()) == ["a"]
+
+
+def test_json(capsys: pytest.CaptureFixture[str], runs_dir: Path) -> None:
+    words = ("runs", "prune", "--runs-dir", runs_dir, "--older-than", 30, "--json")
+    found = json.loads(seqkit(capsys, *words)[1])
+    (run,) = found["runs"]
+    assert run["run_dir"] == str(runs_dir / "a" / "day40") and run["status"] == "interrupted"
+    assert found["removed"] is False and found["bytes"] == run["bytes"] > 1000
+    assert json.loads(seqkit(capsys, *words, "--force")[1]) == {**found, "removed": True}
+
+
+def test_without_a_condition_nothing_is_done(capsys: pytest.CaptureFixture[str], runs_dir: Path) -> None:
+    code, out, err = seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--force")
+    assert (code, out) == (2, "") and "--keep, --older-than or --status" in err
+    assert names(runs_dir) == ALL
+    code, _, err = seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir / "nowhere", "--keep", 1)
+    assert code == 2 and "no such folder" in err
+
+
+def test_a_run_at_work_stays(capsys: pytest.CaptureFixture[str], runs_dir: Path) -> None:
+    with run_lock(runs_dir / "b" / "day9"):
+        code, out, _ = seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--keep", 0, "--force")
+    assert code == 0 and "day9" not in out and names(runs_dir) == ["day9"]
+
+
+def test_a_run_that_starts_meanwhile_stays(
+    capsys: pytest.CaptureFixture[str], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs_dir / "b" / "day9"
+    summaries = list_runs(runs_dir)
+    monkeypatch.setattr("seqkit.cli.runs_prune.list_runs", lambda folder: summaries)
+    with run_lock(run):
+        code, out, err = seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--status", "dead", "--force")
+    assert code == 0 and out == "" and f"{run}: left alone" in err and (run / RECORD_NAME).is_file()
+
+
+def test_what_is_not_ours_stays(capsys: pytest.CaptureFixture[str], runs_dir: Path) -> None:
+    (runs_dir / "a" / "day1" / "notes.txt").write_text("mine")
+    (runs_dir / "a" / "day2" / RECORD_NAME).write_text("{")  # cannot be read
+    code, out, err = seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--keep", 0, "--force")
+    assert code == 0 and "day1: left alone, since notes.txt" in err
+    assert names(runs_dir) == ["day1", "day2"] and "day1" not in out and "day2" not in out
+
+
+def test_links_out_of_a_run_are_not_followed(
+    capsys: pytest.CaptureFixture[str], runs_dir: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "text").write_text("kept")
+    (runs_dir / "b" / "day9" / "checkpoints" / "elsewhere").symlink_to(mine)
+    assert seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--status", "dead", "--force")[0] == 0
+    assert (mine / "text").read_text() == "kept" and "day9" not in names(runs_dir)
+
+
+def test_a_removal_cut_off_is_finished(
+    capsys: pytest.CaptureFixture[str], runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pruning.shutil, "rmtree", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            pruning.remove_run(runs_dir / "a" / "day3", runs_dir)
+    assert (runs_dir / "a" / ".pruned-day3").is_dir()
+    assert names(runs_dir) == ["day1", "day2", "day40", "day9"], "half a run is no run"
+    assert seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--older-than", 99, "--force")[0] == 0
+    assert not (runs_dir / "a" / ".pruned-day3").exists()
