@@ -172,6 +172,7 @@ def test_recipes_without_a_plain_side_are_refused(tmp_path: Path) -> None:
         return pairs_recipe(tmp_path, model=model, train={**TRAIN, **train}, tokenizer={"type": "char", "joint": True})
 
     assert is_plain_transformer(refused({}))
+    changes: dict[str, Any]
     for changes in ({"norm": "post"}, {"positions": "rotary"}, {"activation": "swiglu"}, {"tie_embeddings": False}):
         assert not is_plain_transformer(refused(changes))
     assert is_plain_recurrent(refused({**LSTM}))
