@@ -20,6 +20,7 @@ from .sides import (
     Series,
     Side,
     add_json_option,
+    compare,
     package_version,
     print_environment,
     print_series,
@@ -135,9 +136,13 @@ def main() -> None:
         for unit, what in (("MB", "peak memory"), ("s", "whole training"))
         for values in [measured[one.name][unit]]
     ]
+    by_case = {(kind, size): one for (kind, size, _), one in zip(cases, series, strict=True)}
+    medians = {case: one.median for case, one in by_case.items()}
+    flatness = [compare(by_case[kind, of_kind[-1]], by_case[kind, of_kind[0]]) for kind, of_kind in sizes.items()]
     print_environment()
     print_series([*series, *more])
-    medians = {(kind, size): one.median for (kind, size, _), one in zip(cases, series, strict=True)}
+    for ratio in flatness:
+        print(ratio)
     rows = [
         [
             _UNITS[kind],
@@ -166,10 +171,8 @@ def main() -> None:
         "growth_corpus",
         settings={**sizes, "steps": options.steps, "threads": options.threads},
         sides=[*series, *more],
-        results={
-            f"{kind}, largest ÷ smallest": medians[kind, sizes[kind][-1]] / medians[kind, sizes[kind][0]]
-            for kind in sizes
-        },
+        ratios=flatness,
+        results={},
         plots=plots,
     )
 

@@ -20,6 +20,7 @@ from .sides import (
     Series,
     Side,
     add_json_option,
+    compare,
     note,
     package_version,
     print_environment,
@@ -109,8 +110,10 @@ def main() -> None:
         settings = f"{MODEL_RECIPE if options.model is None else options.model}, beam {options.beam}"
         seconds, memory = time_sizes(texts, command, rounds=options.rounds, settings=settings)
     per_line = milliseconds_per_line(sizes, seconds)
+    flatness = compare(memory[-1], memory[0])
     print_environment()
     print_series([*seconds, *memory])
+    print(flatness)
     steps = [f"{fewer:,} → {more:,} lines" for fewer, more in pairwise(sizes)]
     rows = [[step, show(value), show(1000 / value)] for step, value in zip(steps, per_line, strict=True)]
     print_table(["from size to size", "ms/line", "lines/s"], rows)
@@ -130,6 +133,7 @@ def main() -> None:
         "growth_lines",
         settings={"sizes": sizes, "beam": options.beam, "model": options.model, "minutes": options.minutes},
         sides=[*seconds, *memory],
+        ratios=[flatness],
         results={"milliseconds_per_line": dict(zip(steps, per_line, strict=True))},
         plots=plots,
     )

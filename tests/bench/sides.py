@@ -171,8 +171,11 @@ def print_series(sides: Sequence[Series]) -> None:
         for side in sides
     ]
     print_table(["side", "unit", "median", "lowest", "highest", "spread", "runs"], rows)
+    names: dict[str, list[str]] = {}
     for side in sides:
-        print(f"{side.name}: {', '.join(filter(None, [side.version, side.settings]))}")
+        names.setdefault(", ".join(filter(None, [side.version, side.settings])), []).append(side.name)
+    for description, alike in names.items():
+        print(f"{'; '.join(alike)}: {description}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
