@@ -208,7 +208,7 @@ def _series(results: dict[str, Any], megabytes: float) -> list[Series]:
     large = results["steps_large"]
     found = {"large text, building": ("MB/s", large["num_bytes"] / 1e6 / large["together"])}
     for size in ("large", "small"):
-        found[f"{size} text, train's whole preparation"] = ("MB", results[f"corpora_{size}"]["peak_mb"])
+        found[f"{size} text, train's whole preparation, peak memory"] = ("MB", results[f"corpora_{size}"]["peak_mb"])
         if f"train_{size}" in results:
             found[f"{size} text, training"] = ("characters/s", results[f"train_{size}"]["tokens_per_second"])
             found[f"{size} text, training, peak memory"] = ("MB", results[f"train_{size}"]["peak_mb"])
