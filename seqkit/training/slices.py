@@ -81,6 +81,8 @@ def _add(parameters: Sequence[nn.Parameter], gradients: Sequence[Sequence[Tensor
         for gradient in known[2:]:
             total = total + gradient
         if parameter.grad is None:
-            parameter.grad = total * factor
+            # Laid out as the parameter is, which fused optimizers take for granted: of a transposed gradient, as a
+            # product with a transposed weight leaves it, they would give each weight the step of another one.
+            parameter.grad = torch.mul(total, factor, out=torch.empty_like(parameter))
         else:
             parameter.grad.add_(total, alpha=factor)

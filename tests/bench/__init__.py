@@ -1,1 +1,2 @@
-"""Benchmarks, each run by hand from the repository's root: ``python -m tests.bench.NAME --help``."""
+"""Benchmarks: all of them, ``python -m tests.bench``, or one by itself, ``python -m tests.bench.NAME --help``; from the
+repository's root."""

@@ -14,35 +14,35 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from .processes import SEQKIT, run_and_weigh, run_command
 from .sides import (
-    REPOSITORY,
-    SEQKIT,
+    SEQKIT_VERSION,
+    Ratio,
     Series,
+    Side,
     add_json_option,
+    compare,
     note,
+    package_version,
     print_environment,
     print_series,
     print_table,
-    ratio_of_medians,
     run_alternately,
     show,
     write_json,
 )
+from .texts import count_lines, multi30k, write_megabytes
 
 _SEED = 1
 _PEERS = (sys.executable, "-m", "tests.bench.bpe_peers")
-_SAMPLING_SECONDS = 0.02
+_PACKAGES = {"subword-nmt": "subword-nmt", "SentencePiece": "sentencepiece", "tokenizers": "tokenizers"}
+"""The name that each other side begins with, and its package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,26 +53,6 @@ class Encoder:
     """Reads stdin, writes stdout."""
     text: Path
     """What it is given."""
-
-
-def generate_text(path: Path, corpora: Sequence[Path], megabytes: float) -> None:
-    """Write the lines of some files in ever new order, the same for the same size.
-
-    Args:
-        path: The file to write.
-        corpora: Whose lines.
-        megabytes: Its size, to a line.
-    """
-    lines = np.array([line for file in corpora for line in file.read_bytes().splitlines(keepends=True)], dtype=object)
-    generator = np.random.Generator(np.random.PCG64(_SEED))
-    room = int(megabytes * 1e6)
-    with path.open("wb") as file:
-        while room > 0:
-            block = b"".join(lines[generator.permutation(len(lines))].tolist())
-            if len(block) > room:
-                block = block[: block.rfind(b"\n", 0, room) + 1]
-                room = 0
-            room -= file.write(block)
 
 
 def learners(folder: Path, corpora: Sequence[Path], vocab_size: int) -> dict[str, tuple[str, ...]]:
@@ -120,52 +100,23 @@ def has_package(name: str) -> bool:
     return False
 
 
-def run_command(command: Sequence[str], source: Path | None = None, output: Path | None = None) -> float:
-    """Seconds that a whole process takes."""
-    with (source or Path(os.devnull)).open("rb") as stdin, (output or Path(os.devnull)).open("wb") as stdout:
-        began = time.perf_counter()
-        subprocess.run(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, cwd=REPOSITORY, check=True)
-        return time.perf_counter() - began
-
-
-def peak_memory(encoder: Encoder) -> float:
-    """The most memory, in MB, that a side's processes take together."""
-    with encoder.text.open("rb") as stdin:
-        process = subprocess.Popen(
-            encoder.command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=REPOSITORY
-        )
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, sum(map(_pss_megabytes, _family(process.pid))))
-            time.sleep(_SAMPLING_SECONDS)
-    return peak
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    try:
-        tasks = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:
-        return []
-    return [pid, *(one for task in tasks for child in task.split() for one in _family(int(child)))]
-
-
-def _pss_megabytes(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:")), 0.0)
-
-
 def measure_learning(folder: Path, corpora: Sequence[Path], vocab_size: int, rounds: int) -> list[Series]:
     """Seconds of each learner."""
 
     def timed(command: Sequence[str]) -> Callable[[], float]:
         return lambda: run_command(command)
 
-    sides = {name: timed(command) for name, command in learners(folder, corpora, vocab_size).items()}
-    return run_alternately(sides, rounds=rounds, unit="s")
+    sides = {
+        name: Side(run=timed(command), unit="s", version=_version(name), settings=f"{vocab_size:,} pieces")
+        for name, command in learners(folder, corpora, vocab_size).items()
+    }
+    return run_alternately(sides, rounds=rounds)
+
+
+def _version(side: str) -> str:
+    return next(
+        (package_version(package) for name, package in _PACKAGES.items() if side.startswith(name)), SEQKIT_VERSION
+    )
 
 
 def measure_encoding(sides: dict[str, Encoder], folder: Path, rounds: int) -> list[Series]:
@@ -182,22 +133,27 @@ def measure_encoding(sides: dict[str, Encoder], folder: Path, rounds: int) -> li
 
         return run
 
-    return run_alternately({name: timed(name, side) for name, side in sides.items()}, rounds=rounds, unit="MB/s")
+    return run_alternately(
+        {
+            name: Side(
+                run=timed(name, side),
+                unit="MB/s",
+                version=_version(name),
+                settings=f"{show(side.text.stat().st_size / 1e6)} MB, a whole process",
+            )
+            for name, side in sides.items()
+        },
+        rounds=rounds,
+    )
 
 
-def count_lines(path: Path) -> int:
-    r"""The ``\n`` in a file."""
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-
-
-def print_ratios(series: Sequence[Series], *, is_time: bool) -> dict[str, float]:
-    """How many times as fast as each other side seqkit's first one is."""
-    ours, *others = series
-    ratios = {
-        other.name: ratio_of_medians(other, ours) if is_time else ratio_of_medians(ours, other) for other in others
-    }
-    print(f"{ours.name} is " + ", ".join(f"{show(ratio)} × as fast as {name}" for name, ratio in ratios.items()))
+def print_part(title: str, series: Sequence[Series]) -> list[Ratio]:
+    """Print one part of the benchmark; how many times as fast as each other side seqkit's first one is."""
+    print(f"\n{title}")
+    print_series(series)
+    ratios = [compare(series[0], other) for other in series[1:]]
+    for ratio in ratios:
+        print(ratio)
     return ratios
 
 
@@ -214,31 +170,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measured runs a side (%(default)s)")
     add_json_option(parser)
     options = parser.parse_args()
-    corpora = _corpora(options.data)
+    splits = ("train.en", "train.de")
+    corpora = multi30k(*splits) if options.data is None else [(options.data / name).resolve() for name in splits]
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-") as name:
         folder = Path(name)
         text, beginning = folder / "text", folder / "beginning"
-        generate_text(text, corpora, options.megabytes)
-        generate_text(beginning, corpora, min(options.beginning_megabytes, options.megabytes))
+        write_megabytes(text, corpora, options.megabytes)
+        write_megabytes(beginning, corpora, min(options.beginning_megabytes, options.megabytes))
         learning = measure_learning(folder, corpora, options.vocab_size, options.rounds)
         plain = encoders(folder, text, beginning, dropout=0.0)
         encoding = measure_encoding(plain, folder, options.rounds)
         note("memory")
-        memory = {name: peak_memory(side) for name, side in plain.items()}
+        memory = {name: run_and_weigh(side.command, side.text)[1] for name, side in plain.items()}
         drawn = encoders(folder, beginning, beginning, dropout=options.dropout)
         dropping = measure_encoding(drawn, folder, options.rounds)
         sizes = {path.name: path.stat().st_size / 1e6 for path in (text, beginning)}
+    parts = {"learning": learning, "encoding": encoding, "dropout": dropping}
+    names = [path.name for path in corpora]
     print_environment()
-    print(f"\nlearning {options.vocab_size:,} pieces from {' and '.join(path.name for path in corpora)}")
-    print_series(learning)
-    ratios = {"learning": print_ratios(learning, is_time=True)}
-    print(f"\nencoding {show(sizes['text'])} MB (subword-nmt: {show(sizes['beginning'])} MB)")
-    print_series(encoding)
-    ratios["encoding"] = print_ratios(encoding, is_time=False)
+    ratios = {"learning": print_part(f"learning {options.vocab_size:,} pieces from {' and '.join(names)}", learning)}
+    title = f"encoding {show(sizes['text'])} MB (subword-nmt: {show(sizes['beginning'])} MB)"
+    ratios["encoding"] = print_part(title, encoding)
     print_table(["peak memory", "MB"], [[name, show(value)] for name, value in memory.items()])
-    print(f"\nencoding {show(sizes['beginning'])} MB with dropout {options.dropout:g}")
-    print_series(dropping)
-    ratios["dropout"] = print_ratios(dropping, is_time=False)
+    title = f"encoding {show(sizes['beginning'])} MB with dropout {options.dropout:g}"
+    ratios["dropout"] = print_part(title, dropping)
     write_json(
         options.json,
         "bpe",
@@ -249,22 +204,14 @@ def main() -> None:
             "dropout": options.dropout,
             "rounds": options.rounds,
         },
-        sides=[
-            Series(name=f"{part}: {one.name}", unit=one.unit, values=one.values)
-            for part, series in (("learning", learning), ("encoding", encoding), ("dropout", dropping))
-            for one in series
+        sides=[replace(one, name=f"{part}: {one.name}") for part, series in parts.items() for one in series],
+        ratios=[
+            replace(ratio, side=f"{part}: {ratio.side}", other=f"{part}: {ratio.other}")
+            for part, found in ratios.items()
+            for ratio in found
         ],
-        results={"times_as_fast": ratios, "peak_megabytes": memory},
+        results={"peak_megabytes": memory},
     )
-
-
-def _corpora(folder: Path | None) -> list[Path]:
-    """The two files, from a folder or from where the catalog has them."""
-    if folder is not None:
-        return [(folder / name).resolve() for name in ("train.en", "train.de")]
-    from seqkit.data.catalog import locate
-
-    return [path for split in ("train.en", "train.de") for path in locate("multi30k", split)]
 
 
 if __name__ == "__main__":

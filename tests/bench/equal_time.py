@@ -7,16 +7,16 @@ Imports no torch.
 from __future__ import annotations
 
 import json
-import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seqkit.runs.metrics_log import read_metrics
 
-from .sides import REPOSITORY, SEQKIT, show
+from .processes import run_seqkit_json
+from .sides import SEQKIT_VERSION, Series, show
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Outcome:
     """Seconds since training began, and the loss that this side measured then; the ones after the budget too."""
     scores: dict[str, float] = field(default_factory=dict)
     """By name, of the model that came of it, measured when all was over."""
+    version: str = SEQKIT_VERSION
     settings: str = ""
 
     @property
@@ -47,6 +48,25 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {**vars(self), "tokens_per_second": self.tokens_per_second}
+
+
+def outcome_series(outcomes: Mapping[str, Outcome], units: Mapping[str, str], *, rate_unit: str) -> list[Series]:
+    """The sides for the table: scores and speed of each, all of one run.
+
+    Args:
+        outcomes: By side.
+        units: Of the scores to show, by name.
+        rate_unit: Of the speed.
+    """
+    series = []
+    for side, outcome in outcomes.items():
+        values = {f"{side}, {name}": (outcome.scores[name], unit) for name, unit in units.items()}
+        values[f"{side}, training"] = (outcome.tokens_per_second, rate_unit)
+        series += [
+            Series(name=name, unit=unit, values=(value,), version=outcome.version, settings=outcome.settings)
+            for name, (value, unit) in values.items()
+        ]
+    return series
 
 
 def spending_header(unit: str) -> list[str]:
@@ -86,7 +106,7 @@ def train_recipe(
     changes = [word for change in [*budget, *overrides] for word in ("--set", change)]
     began = time.monotonic()
     words = ["train", recipe, "--run-dir", str(run_dir), *changes, *_shared_options(cache, threads)]
-    metrics = _run_seqkit(words)["metrics"]
+    metrics = run_seqkit_json(words)["metrics"]
     wall = time.monotonic() - began
     facts = json.loads((run_dir / "last" / "model.json").read_text(encoding="utf-8"))
     outcome = outcome_of_run(metrics, read_metrics(run_dir / "metrics.jsonl"), wall=wall)
@@ -117,22 +137,8 @@ def outcome_of_run(metrics: dict[str, Any], rows: Sequence[dict[str, Any]], *, w
 
 def evaluate_run(run_dir: Path, cache: Path, *options: str, threads: int | None) -> dict[str, Any]:
     """What ``seqkit evaluate`` says of the best model of a run."""
-    return _run_seqkit(["evaluate", "--model", str(run_dir / "best"), *options, *_shared_options(cache, threads)])
+    return run_seqkit_json(["evaluate", "--model", str(run_dir / "best"), *options, *_shared_options(cache, threads)])
 
 
 def _shared_options(cache: Path, threads: int | None) -> list[str]:
     return ["--cache-dir", str(cache), *(["--threads", str(threads)] if threads else [])]
-
-
-def _run_seqkit(words: Sequence[str]) -> dict[str, Any]:
-    """Run a command with ``--json``; its stderr is shown."""
-    done = subprocess.run(
-        [*SEQKIT, *words, "--json"],
-        cwd=REPOSITORY,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result

@@ -29,7 +29,7 @@ from seqkit.recipe.schema import LmRecipe
 from seqkit.tasks.lm import prepare_lm
 from seqkit.training.device import set_threads
 
-from .equal_time import Outcome, evaluate_run, spending_cells, spending_header, train_recipe
+from .equal_time import Outcome, evaluate_run, outcome_series, spending_cells, spending_header, train_recipe
 from .matmul import matmul_rates, reference_line
 from .plain_gpt import PublishedSetting, renumber, score_plain, train_plain
 from .sides import add_json_option, note, print_environment, print_table, write_json
@@ -111,7 +111,10 @@ def main() -> None:
             "order": options.order,
             "overrides": options.set,
         },
-        sides=rates,
+        sides=[
+            *outcome_series(outcomes, dict.fromkeys(_PROTOCOLS, "nats/character"), rate_unit="characters/s"),
+            *rates,
+        ],
         results={**{side: outcome.as_dict() for side, outcome in outcomes.items()}, "gpt_below": gains},
     )
 

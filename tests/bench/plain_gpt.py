@@ -24,7 +24,7 @@ from seqkit.decoding.model import SequenceModel
 from seqkit.decoding.scoring import score_windows
 
 from .equal_time import Outcome
-from .sides import note
+from .sides import note, package_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,10 @@ def train_plain(
     generator = torch.Generator().manual_seed(setting.seed)
     model = PlainGpt(vocab_size, setting).train()
     optimizer = optimizer_of(model, setting)
-    outcome = Outcome(settings=f"AdamW, fp32, {setting.num_iterations:,} iterations, as nanoGPT's CPU setting")
+    outcome = Outcome(
+        version=package_version("torch"),
+        settings=f"AdamW, fp32, {setting.num_iterations:,} iterations, as nanoGPT's CPU setting",
+    )
     began = time.monotonic()
 
     def take_estimates() -> None:

@@ -1,4 +1,4 @@
-"""What every benchmark shares: alternating runs, medians, the table, the JSON file, and fresh processes.
+"""What every benchmark shares: named sides, alternating runs, medians, ratios, the table and the JSON file.
 
 Imports no torch, so that a parent that only starts processes stays small and starts fast.
 """
@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import seqkit
+from seqkit.runs.record import git_commit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-SEQKIT = (sys.executable, "-m", "seqkit")
-"""The command line of the code under test, whatever else is installed."""
+SEQKIT_VERSION = f"seqkit {seqkit.__version__}"
+
+LESS_IS_BETTER = ("s", "MB", "nats/character", "perplexity")
+"""Units of which a side wants little; of all others it wants much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of those that are compared."""
+
+    run: Callable[[], float]
+    """Makes one run; returns what it measured."""
+    unit: str
+    version: str
+    """Of what runs: ``seqkit 0.9.0``, ``torch 2.13.0``."""
+    settings: str
+    """What else it depends on, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,10 @@ class Series:
     unit: str
     values: tuple[float, ...]
     """In the order they were made; at least one."""
+    version: str
+    """As of ``Side``."""
+    settings: str
+    """As of ``Side``."""
 
     @property
     def median(self) -> float:
@@ -47,18 +66,22 @@ class Series:
 
     def as_dict(self) -> dict[str, Any]:
         """Every run and their summary, for JSON."""
-        return {"unit": self.unit, "values": self.values, "median": self.median, "spread": self.spread}
+        return {
+            "version": self.version,
+            "settings": self.settings,
+            "unit": self.unit,
+            "values": self.values,
+            "median": self.median,
+            "spread": self.spread,
+        }
 
 
-def run_alternately(
-    sides: Mapping[str, Callable[[], float]], *, rounds: int, unit: str, num_warmups: int = 1
-) -> list[Series]:
+def run_alternately(sides: Mapping[str, Side], *, rounds: int, num_warmups: int = 1) -> list[Series]:
     """Run every side once a round, in the order given (A B A B …), so that noise in time meets all of them alike.
 
     Args:
-        sides: Name to a run that returns its own measurement.
+        sides: By name.
         rounds: Measured runs a side.
-        unit: Of the measurements.
         num_warmups: Rounds before, which do not count.
 
     Returns:
@@ -66,31 +89,77 @@ def run_alternately(
     """
     values: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(1 - num_warmups, rounds + 1):
-        for name, run in sides.items():
-            value = run()
-            note(f"{f'round {number}/{rounds}' if number > 0 else 'warm-up'}  {name}  {show(value)} {unit}")
+        for name, side in sides.items():
+            value = side.run()
+            note(f"{f'round {number}/{rounds}' if number > 0 else 'warm-up'}  {name}  {show(value)} {side.unit}")
             if number > 0:
                 values[name].append(value)
-    return [Series(name=name, unit=unit, values=tuple(runs)) for name, runs in values.items()]
+    return [
+        Series(name=name, unit=side.unit, values=tuple(values[name]), version=side.version, settings=side.settings)
+        for name, side in sides.items()
+    ]
 
 
-def ratio_of_medians(side: Series, other: Series) -> float:
-    """How many times ``other`` the side is, by their medians."""
-    return side.median / other.median
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """How many times as good one side is as another: as fast, or as small."""
+
+    side: str
+    other: str
+    by_medians: float
+    """Of their medians."""
+    by_rounds: float | None
+    """The median over rounds: a slow drift of the machine, which meets both, drops out. ``None`` where the sides did
+    not run in the same rounds."""
+    at_least: float | None
+    """What it should be; ``None``: nothing was said."""
+
+    @property
+    def reaches_aim(self) -> bool | None:
+        """Whether it is what it should be."""
+        return None if self.at_least is None else self.by_medians >= self.at_least
+
+    def __str__(self) -> str:
+        text = f"{self.side} ÷ {self.other}: {self.by_medians:.3f} × by medians"
+        if self.by_rounds is not None:
+            text += f", {self.by_rounds:.3f} median over rounds"
+        if self.at_least is not None:
+            text += f" (aim: {self.at_least:g}, {'reached' if self.reaches_aim else 'MISSED'})"
+        return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "reaches_aim": self.reaches_aim}
 
 
-def median_of_ratios(side: Series, other: Series) -> float:
-    """The median over rounds of side ÷ other: a slow drift of the machine, which meets both, drops out.
+def compare(side: Series, other: Series, *, at_least: float | None = None) -> Ratio:
+    """How many times as good ``side`` is as ``other``; of units of which little is good, the inverse counts.
 
-    >>> a, b = (Series(name=n, unit="s", values=v) for n, v in (("a", (1.0, 2.0, 9.0)), ("b", (2.0, 4.0, 9.0))))
-    >>> median_of_ratios(a, b), ratio_of_medians(a, b)
-    (0.5, 0.5)
+    Args:
+        side: The one.
+        other: The other, measured in the same unit.
+        at_least: What the ratio should be.
+
+    Raises:
+        ValueError: Their units differ.
     """
-    return statistics.median(a / b for a, b in zip(side.values, other.values, strict=True))
+    if side.unit != other.unit:
+        raise ValueError(f"{side.name} is measured in {side.unit}, {other.name} in {other.unit}: no ratio")
+    better, worse = (other, side) if side.unit in LESS_IS_BETTER else (side, other)
+    by_rounds = None
+    if len(side.values) == len(other.values):
+        by_rounds = statistics.median(a / b for a, b in zip(better.values, worse.values, strict=True))
+    return Ratio(
+        side=side.name,
+        other=other.name,
+        by_medians=better.median / worse.median,
+        by_rounds=by_rounds,
+        at_least=at_least,
+    )
 
 
 def print_series(sides: Sequence[Series]) -> None:
-    """A table of sides: median, lowest, highest, spread."""
+    """A table of sides: median, lowest, highest, spread; then what each of them is."""
     rows = [
         [
             side.name,
@@ -102,6 +171,11 @@ def print_series(sides: Sequence[Series]) -> None:
         for side in sides
     ]
     print_table(["side", "unit", "median", "lowest", "highest", "spread", "runs"], rows)
+    names: dict[str, list[str]] = {}
+    for side in sides:
+        names.setdefault(", ".join(filter(None, [side.version, side.settings])), []).append(side.name)
+    for description, alike in names.items():
+        print(f"{'; '.join(alike)}: {description}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -134,6 +208,7 @@ def environment() -> dict[str, Any]:
     torch: Any = sys.modules.get("torch")
     return {
         "seqkit": seqkit.__version__,
+        "commit": git_commit(REPOSITORY),
         "torch": version("torch"),
         "python": platform.python_version(),
         "cpu": _cpu_model(),
@@ -158,7 +233,9 @@ def write_json(
     *,
     settings: Mapping[str, Any],
     sides: Sequence[Series] = (),
+    ratios: Sequence[Ratio] = (),
     results: Mapping[str, Any],
+    plots: Sequence[Path] = (),
 ) -> None:
     """Write everything a reader needs to judge or repeat the numbers; nothing without a path.
 
@@ -167,51 +244,37 @@ def write_json(
         benchmark: Its name.
         settings: What it was run with.
         sides: All runs.
-        results: Ratios and single measurements.
+        ratios: Of sides to one another.
+        results: Single measurements.
+        plots: Pictures of them, in the same folder.
     """
-    if path is None:
-        return
     facts = {
         "benchmark": benchmark,
         "environment": environment(),
         "settings": dict(settings),
         "sides": {side.name: side.as_dict() for side in sides},
+        "ratios": [ratio.as_dict() for ratio in ratios],
         "results": dict(results),
+        "plots": [plot.name for plot in plots],
     }
+    _write(path, facts)
+
+
+def write_skipped(path: Path | None, benchmark: str, reason: str) -> None:
+    """Say, and write in place of numbers, why a benchmark cannot run on this machine."""
+    note(f"{benchmark}: skipped: {reason}")
+    _write(path, {"benchmark": benchmark, "environment": environment(), "skipped": reason})
+
+
+def package_version(name: str) -> str:
+    """A package and its version: ``torch 2.13.0``."""
+    return f"{name} {version(name)}"
+
+
+def _write(path: Path | None, facts: Mapping[str, Any]) -> None:
+    if path is None:
+        return
     path.write_text(json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-
-
-_CALL = """\
-import importlib, json, sys
-module, function, *arguments = sys.argv[1:]
-result = getattr(importlib.import_module(module), function)(*arguments)
-print("\\n" + json.dumps(result))
-"""
-
-
-def call_in_new_process(module: str, function: str, *arguments: str) -> dict[str, Any]:
-    """Call a function in a fresh interpreter and return the dictionary that it returned.
-
-    Args:
-        module: Its module's full name.
-        function: Its name.
-        *arguments: Texts to call it with.
-    """
-    command = [sys.executable, "-c", _CALL, module, function, *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def peak_megabytes() -> float:
-    """The most memory this process has held so far, in units of 10⁶ bytes; mapped file pages that it read count.
-
-    Not ``ru_maxrss``, which a child inherits from the process that started it, across ``exec``.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError("/proc/self/status has no VmHWM")
 
 
 def _cpu_model() -> str:

@@ -5,22 +5,24 @@ first sampled token goes.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from .processes import SEQKIT, call_in_new_process, run_command, train_model
 from .sides import (
     REPOSITORY,
-    SEQKIT,
+    SEQKIT_VERSION,
     Series,
+    Side,
     add_json_option,
-    call_in_new_process,
     note,
+    package_version,
     print_environment,
     print_series,
     print_table,
@@ -87,7 +89,7 @@ def import_times(arguments: Sequence[str]) -> dict[str, float]:
         arguments: The words after ``seqkit``.
     """
     command = [sys.executable, "-X", "importtime", "-m", "seqkit", *arguments]
-    done = _run(command)
+    done = subprocess.run(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     microseconds: Counter[str] = Counter()
     for line in done.stderr.splitlines():
         # import time: self [us] | cumulative | imported package; the first line holds these headings.
@@ -96,24 +98,6 @@ def import_times(arguments: Sequence[str]) -> dict[str, float]:
             if own.strip().isdigit():
                 microseconds[package.strip().partition(".")[0]] += int(own)
     return {package: count / 1e6 for package, count in microseconds.most_common()}
-
-
-def wall_seconds(arguments: Sequence[str]) -> float:
-    """Seconds from starting a command line until it has ended."""
-    began = time.perf_counter()
-    _run([*SEQKIT, *arguments])
-    return time.perf_counter() - began
-
-
-def train_hello(folder: Path) -> str:
-    """Train the smallest recipe; the path of its run folder."""
-    arguments = ["train", "hello", "--runs-dir", str(folder / "runs"), "--cache-dir", str(folder / "cache"), "--json"]
-    done = _run([*SEQKIT, *arguments])
-    return str(json.loads(done.stdout)["run_dir"])
-
-
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
 
 
 def _print_phases(phases: Sequence[Series], whole: Series) -> None:
@@ -148,11 +132,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-") as name:
         if options.model is None:
             note("training hello")
-        model = str(Path(options.model).resolve()) if options.model else train_hello(Path(name))
+        model = str(Path(options.model).resolve() if options.model else train_model("hello", Path(name)))
         sample = ("sample", "--model", model, "--prompt", "", "--length", "1", "--seed", "1")
 
-        def timed(arguments: Sequence[str]) -> Callable[[], float]:
-            return lambda: wall_seconds(arguments)
+        def timed(arguments: Sequence[str]) -> Side:
+            command = [*SEQKIT, *arguments]
+            return Side(run=partial(run_command, command), unit="s", version=SEQKIT_VERSION, settings="a whole process")
 
         sides = run_alternately(
             {
@@ -160,7 +145,6 @@ def main() -> None:
                 "seqkit sample --length 1": timed(sample),
             },
             rounds=options.runs,
-            unit="s",
         )
         torch_imported = {
             " ".join(arguments): call_in_new_process("tests.bench.startup", "imports_torch", *arguments)["torch"]
@@ -171,7 +155,16 @@ def main() -> None:
             for _ in range(options.runs)
         ]
         packages = import_times(sample)
-    phases = [Series(name=phase, unit="s", values=tuple(run[phase] for run in split)) for phase in PHASES]
+    phases = [
+        Series(
+            name=phase,
+            unit="s",
+            values=tuple(run[phase] for run in split),
+            version=f"{SEQKIT_VERSION}, {package_version('torch')}",
+            settings=f"of seqkit sample --length 1: {what}",
+        )
+        for phase, what in PHASES.items()
+    ]
     print_environment()
     print_series(sides)
     for command, is_imported in torch_imported.items():

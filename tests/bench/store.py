@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from .processes import call_in_new_process, peak_megabytes
 from .sides import (
+    SEQKIT_VERSION,
+    Series,
     add_json_option,
-    call_in_new_process,
     note,
-    peak_megabytes,
     print_environment,
     print_table,
     show,
@@ -146,14 +147,23 @@ def _in_fresh_folder(function: str, text: Path, work: Path) -> dict[str, Any]:
         return call_in_new_process(_MODULE, function, str(text), cache)
 
 
-def _train_on(text: Path, valid: Path, steps: int, threads: int | None, work: Path) -> dict[str, Any]:
+def lm_recipe(text: Path, valid: Path, *, steps: int, threads: int | None) -> str:
+    """A small LSTM on the characters of a text, as YAML."""
+    return _RECIPE.format(
+        train=json.dumps(str(text)), valid=json.dumps(str(valid)), steps=steps, threads=threads or "null"
+    )
+
+
+def train_in_new_process(recipe: str, work: Path) -> dict[str, Any]:
+    """``train`` on a recipe, given as YAML, with an empty cache that is deleted afterwards.
+
+    Raises:
+        SystemExit: The training failed.
+    """
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        recipe = Path(folder) / "recipe.yaml"
-        content = _RECIPE.format(
-            train=json.dumps(str(text)), valid=json.dumps(str(valid)), steps=steps, threads=threads or "null"
-        )
-        recipe.write_text(content, encoding="utf-8")
-        result = call_in_new_process(_MODULE, "train", str(recipe), folder)
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(recipe, encoding="utf-8")
+        result = call_in_new_process(_MODULE, "train", str(path), folder)
     if result["exit_code"]:
         raise SystemExit(f"seqkit train ended with {result['exit_code']}")
     return result
@@ -185,11 +195,34 @@ def main() -> None:
             results[f"corpora_{size}"] = _in_fresh_folder("time_corpora", text, work)
             if options.train:
                 note(f"training on the {size} text")
-                results[f"train_{size}"] = _train_on(text, valid, options.steps, options.threads, work)
+                recipe = lm_recipe(text, valid, steps=options.steps, threads=options.threads)
+                results[f"train_{size}"] = train_in_new_process(recipe, work)
     print_environment()
     _print_results(results, has_training=options.train)
     settings = {"mb": options.mb, "ascii": options.ascii, "steps": options.steps, "threads": options.threads}
-    write_json(options.json, "store", settings=settings, results=results)
+    write_json(options.json, "store", settings=settings, sides=_series(results, options.mb), results=results)
+
+
+def _series(results: dict[str, Any], megabytes: float) -> list[Series]:
+    """The sides for the table: speed on the large text and memory on both, of one run."""
+    large = results["steps_large"]
+    found = {"large text, building": ("MB/s", large["num_bytes"] / 1e6 / large["together"])}
+    for size in ("large", "small"):
+        found[f"{size} text, train's whole preparation, peak memory"] = ("MB", results[f"corpora_{size}"]["peak_mb"])
+        if f"train_{size}" in results:
+            found[f"{size} text, training"] = ("characters/s", results[f"train_{size}"]["tokens_per_second"])
+            found[f"{size} text, training, peak memory"] = ("MB", results[f"train_{size}"]["peak_mb"])
+    sizes = {"large": megabytes, "small": _SMALL_MB}
+    return [
+        Series(
+            name=name,
+            unit=unit,
+            values=(value,),
+            version=SEQKIT_VERSION,
+            settings=f"char tokenizer, {sizes[name.split()[0]]:,g} MB of text",
+        )
+        for name, (unit, value) in found.items()
+    ]
 
 
 def _print_results(results: dict[str, Any], *, has_training: bool) -> None:

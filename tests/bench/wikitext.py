@@ -36,9 +36,9 @@ from seqkit.recipe.schema import LmRecipe
 from seqkit.tasks.lm import prepare_lm
 from seqkit.training.device import set_threads
 
-from .equal_time import Outcome, evaluate_run, spending_cells, spending_header, train_recipe
+from .equal_time import Outcome, evaluate_run, outcome_series, spending_cells, spending_header, train_recipe
 from .matmul import matmul_rates, reference_line
-from .sides import add_json_option, note, print_environment, print_table, write_json
+from .sides import add_json_option, note, package_version, print_environment, print_table, write_json
 
 _RECIPE = "lstm_wikitext2"
 _SEED = 1111
@@ -121,7 +121,9 @@ def train_plain(
     torch.manual_seed(_SEED)
     model = PlainModel(vocab_size).train()
     parameters = list(model.parameters())
-    outcome = Outcome(settings=f"SGD, fp32, validated every {valid_every_minutes or 'epoch'}")
+    outcome = Outcome(
+        version=package_version("torch"), settings=f"SGD, fp32, validated every {valid_every_minutes or 'epoch'}"
+    )
     if valid_every_minutes is not None:
         outcome.settings += " min"
     learning_rate = _LEARNING_RATE
@@ -254,7 +256,7 @@ def main() -> None:
             "order": options.order,
             "overrides": options.set,
         },
-        sides=rates,
+        sides=[*outcome_series(outcomes, dict.fromkeys(splits, "perplexity"), rate_unit="tokens/s"), *rates],
         results={
             **{side: outcome.as_dict() for side, outcome in outcomes.items()},
             "perplexity_ratio": ratios,

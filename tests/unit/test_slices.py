@@ -21,7 +21,7 @@ from seqkit.models.dropout import SequenceDropout
 from seqkit.models.linear_cross_entropy import linear_cross_entropy
 from seqkit.recipe.loading import load_recipe
 from seqkit.recipe.schema import TransformerLm
-from seqkit.recipe.seq2seq_schema import TransformerSeq2Seq
+from seqkit.recipe.seq2seq_schema import LstmSeq2Seq, TransformerSeq2Seq
 from seqkit.tasks.seq2seq import pair_loss
 from seqkit.training.loop import LossSum, Objective, backward_batch
 from seqkit.training.slices import SliceThreads
@@ -64,6 +64,21 @@ def gradients(
         model, batch, None, objective, spent=0.5, precision="fp32", device=CPU, slices=slices, **options
     )
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, loss
+
+
+@pytest.mark.parametrize("num_slices", [1, 2])
+def test_gradients_lie_in_memory_as_their_weights_do(num_slices: int) -> None:
+    # PyTorch's fused optimizers read both in the order of memory. A loop over steps leaves a transposed gradient.
+    torch.manual_seed(3)
+    config = LstmSeq2Seq(type="lstm", d_model=6, attention="general", dropout=0.0)
+    model = build_seq2seq(config, 11, 13, is_joint=False)
+    found, _ = gradients(model, pairs(), translation_loss, num_slices)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    torch.optim.SGD(model.parameters(), lr=1.0, fused=True).step()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride(), name
+        torch.testing.assert_close(parameter.detach(), before[name] - found[name])
 
 
 def test_every_leaves_no_row_and_no_token_out() -> None:
