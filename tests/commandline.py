@@ -319,6 +319,7 @@ def _serve() -> None:
     import seqkit.tasks.lm_predictor
     import seqkit.tasks.registry
     import seqkit.tasks.translation_ensemble
+    import seqkit.training.distributed
     import seqkit.training.session  # noqa: F401
 
     server = os.getpid()

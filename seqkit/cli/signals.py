@@ -13,6 +13,7 @@ from seqkit.cli import console
 from seqkit.errors import InterruptedRunError
 
 _deferred = False
+_announces = True
 _received: int | None = None
 
 
@@ -26,10 +27,14 @@ def install() -> None:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Inside, a first signal is only noted, for :func:`received` to tell; a second one quits at once."""
-    global _deferred  # noqa: PLW0603 - signals belong to the process
-    _deferred = True
+def deferred(*, announces: bool = True) -> Iterator[None]:
+    """Inside, a first signal is only noted, for :func:`received` to tell; a second one quits at once.
+
+    Args:
+        announces: Say so on stderr when it comes.
+    """
+    global _deferred, _announces  # noqa: PLW0603 - signals belong to the process
+    _deferred, _announces = True, announces
     try:
         yield
     finally:
@@ -48,6 +53,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     _received = number
     if _deferred:
         name = signal.Signals(number).name
+        if not _announces:
+            return
         console.write_notice(f"{name}: stopping after this step; once more to quit at once", event="stopping")
     else:
         raise InterruptedRunError(f"stopped by {signal.Signals(number).name}", signal_number=number)

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,22 +17,29 @@ from seqkit.cli.command import Json, command
 from seqkit.cli.completion import complete_override_key, complete_recipe
 from seqkit.cli.progress import EncodingLog, TrainingDisplay
 from seqkit.cli.streams import write_result
+from seqkit.cli.train_report import (
+    describe_budget,
+    describe_model,
+    describe_place,
+    describe_precision,
+    planned_steps,
+    print_going_on,
+    print_headline,
+)
 from seqkit.cli.wording import format_seconds
 from seqkit.errors import MissingDataError, RecipeError, UsageError
 
 if TYPE_CHECKING:
-    import torch
-
+    from seqkit.cli.train_together import Lead
     from seqkit.recipe.loading import LoadedRecipe
     from seqkit.recipe.recipe_types import Recipe
     from seqkit.runs.folder import RunFolder
-    from seqkit.training.precision import PrecisionChoice
     from seqkit.training.prepared import Prepared
-    from seqkit.training.state import TrainState
 
 _EXAMPLES = """\
 seqkit train recipes/lstm_charlm.yaml
 seqkit train lstm_charlm --set model.d_model=512 --set train.max_minutes=10
+seqkit train mine.yaml --devices 2
 seqkit train mine.yaml --run-dir runs/nightly --resume --lock nightly.lock -q
 seqkit train finetune.yaml --init-from runs/mine/20261120T101500Z-k3x7
 seqkit train mine.yaml --dry-run"""
@@ -78,6 +85,22 @@ def register(app: typer.Typer) -> None:
                 "--device", envvar="SEQKIT_DEVICE", help="auto, cpu, cuda, cuda:N or mps; wins over the recipe."
             ),
         ] = None,
+        devices: Annotated[
+            int | None,
+            typer.Option(
+                "--devices",
+                min=1,
+                metavar="N",
+                help="Train in N processes on this machine, each with a GPU of its own or a part of the CPU's cores; "
+                "the batch stays as large as the recipe says. For several machines: torchrun … -m seqkit train.",
+            ),
+        ] = None,
+        peer_timeout: Annotated[
+            float,
+            typer.Option(
+                "--peer-timeout", min=5, metavar="SECONDS", help="Give up on another process that does not answer."
+            ),
+        ] = 600.0,
         log_every: Annotated[
             int | None, typer.Option("--log-every", min=1, help="Same as --set train.log_every=N.")
         ] = None,
@@ -98,12 +121,21 @@ def register(app: typer.Typer) -> None:
         json_output: Json = False,
     ) -> None:
         """Train a model as a recipe says; prints the run folder last."""
+        from seqkit.cli import train_together
         from seqkit.recipe.loading import load_recipe
         from seqkit.runs.folder import RunFolder, check_run_place, new_run_path
         from seqkit.runs.lock import file_lock
         from seqkit.runs.places import cache_dir as cache_place
         from seqkit.runs.places import runs_dir as runs_place
+        from seqkit.training.processes import place_from_environment
 
+        cache = cache_place(cache_dir)
+        place = place_from_environment()
+        if place is not None and not place.is_leader:
+            train_together.follow(place, device=device, threads=threads, cache=cache, timeout_s=peer_timeout)
+            return
+        words = _follower_words(recipe, device=device, threads=threads, cache=cache, timeout_s=peer_timeout)
+        lead = train_together.lead(place, devices, words, timeout_s=peer_timeout, resumes=resume)
         changes = list(overrides or [])
         if seed is not None:
             changes.append(f"seed={seed}")
@@ -113,16 +145,18 @@ def register(app: typer.Typer) -> None:
             changes.append(f"train.log_every={log_every}")
         if resume and run_dir is None:
             raise UsageError("--resume needs --run-dir: which run is to go on?")
-        loaded = load_recipe(recipe, overrides=changes)
-        _require_data(loaded)
-        if dry_run:
-            # Without the locks: they are files too.
-            if run_dir is not None:
-                check_run_place(run_dir, resume=resume)
-            place = run_dir or new_run_path(runs_place(runs_dir), loaded.name)
-            _dry_run(loaded, place, device=device, threads=threads, json_output=json_output)
-            return
         with ExitStack() as stack:
+            if lead is not None:
+                stack.enter_context(lead)
+            loaded = load_recipe(recipe, overrides=changes)
+            _require_data(loaded)
+            if dry_run:
+                # Without the locks: they are files too.
+                if run_dir is not None:
+                    check_run_place(run_dir, resume=resume)
+                run_path = run_dir or new_run_path(runs_place(runs_dir), loaded.name)
+                _dry_run(loaded, run_path, lead, device=device, threads=threads, json_output=json_output)
+                return
             if lock is not None:
                 stack.enter_context(file_lock(lock, lock_wait))
             if run_dir is not None:
@@ -135,14 +169,15 @@ def register(app: typer.Typer) -> None:
                 _print_result(run.path, run.record().get("metrics", {}), json_output)
                 return
             again = ["seqkit", "train", recipe, *(f"--set={change}" for change in changes)]
-            again += ["--run-dir", str(run.path), "--resume"]
+            again += ["--run-dir", str(run.path), "--resume", *(["--devices", str(devices)] if devices else [])]
             metrics = _train(
                 loaded,
                 settled,
                 run,
+                lead,
                 device=device,
                 threads=threads,
-                cache=cache_place(cache_dir),
+                cache=cache,
                 how_to_resume=shlex.join(again),
             )
             _print_result(run.path, metrics, json_output)
@@ -196,6 +231,7 @@ def _train(
     loaded: LoadedRecipe,
     recipe: Recipe,
     run: RunFolder,
+    lead: Lead | None,
     *,
     device: str | None,
     threads: int | None,
@@ -207,41 +243,49 @@ def _train(
     from seqkit.runs.checkpoint import read_checkpoint
     from seqkit.runs.measures import show_score
     from seqkit.tasks.registry import prepare
-    from seqkit.training.device import describe_device, resolve_device, set_threads
+    from seqkit.training.device import resolve_device, set_threads
     from seqkit.training.events import Averaged, Evaluated, Reported, Saved, Ticked
     from seqkit.training.resuming import check_same_inputs
     from seqkit.training.session import Session
     from seqkit.training.setup import make_state
 
     place = resolve_device(device or recipe.train.device)
-    set_threads(threads or recipe.train.threads)
-    assert recipe.seed is not None
-    prepared = prepare(recipe, cache, seed=recipe.seed, on_progress=EncodingLog())
+    if lead is not None:
+        place = lead.device(place)
+    set_threads(threads or recipe.train.threads, num_processes=1 if lead is None else lead.local_size)
+    seed = recipe.seed
+    assert seed is not None
+    text = resolve_recipe_text(recipe)
+
+    def make() -> Prepared:
+        return prepare(recipe, cache, seed=seed, on_progress=EncodingLog())
+
+    prepared = make() if lead is None else lead.prepare(text, make)
     latest = run.latest_checkpoint() if run.state == "resumed" else None
     checkpoint = read_checkpoint(latest) if latest is not None else None
     if checkpoint is not None:
         check_same_inputs(prepared, checkpoint, run.path)
-    state, choice = make_state(prepared, recipe, seed=recipe.seed, device=place, checkpoint=checkpoint)
+    team = lead.connect(recipe, place, checkpoint) if lead is not None else None
+    state, choice = make_state(prepared, recipe, seed=seed, device=place, checkpoint=checkpoint, team=team)
     if latest is not None:
         # The last process may have been killed between a checkpoint and the links to it.
         run.move_link("last", state.progress.step)
         if state.progress.best_step is not None:
             run.move_link("best", state.progress.best_step)
-    text = resolve_recipe_text(recipe)
     run.start(
         recipe=loaded.text,
         resolved=text,
         recipe_name=loaded.name,
         task=recipe.task,
-        model=_describe_model(recipe),
-        seed=recipe.seed,
-        device=describe_device(place),
+        model=describe_model(recipe),
+        seed=seed,
+        device=describe_place(recipe, place, lead),
         command=["seqkit", *sys.argv[1:]],
     )
     with console.log_file(run.log_path):
-        _print_headline(recipe, prepared, state, choice, place, run)
-        if state.progress.step:
-            console.logger.info("going on from step %s", f"{state.progress.step:,}")
+        print_headline(recipe, prepared, state, choice, describe_place(recipe, place, lead), run)
+        if checkpoint is not None:
+            print_going_on(checkpoint, state, 1 if lead is None else lead.size)
         session = Session(
             prepared,
             recipe,
@@ -250,8 +294,10 @@ def _train(
             run,
             stop=signals.received,
             how_to_resume=how_to_resume,
+            team=team,
         )
-        with signals.deferred(), TrainingDisplay(prepared.unit) as display:
+        watch = nullcontext() if lead is None else lead.watching(run, how_to_resume)
+        with signals.deferred(), watch, TrainingDisplay(prepared.unit) as display:
             for event in session.events():
                 match event:
                     case Ticked():
@@ -279,32 +325,45 @@ def _train(
     return metrics
 
 
-def _dry_run(loaded: LoadedRecipe, place: Path, *, device: str | None, threads: int | None, json_output: bool) -> None:
+def _dry_run(
+    loaded: LoadedRecipe,
+    run_path: Path,
+    lead: Lead | None,
+    *,
+    device: str | None,
+    threads: int | None,
+    json_output: bool,
+) -> None:
     """Prepare everything in a temporary cache, build the model, try one step, and print what training would do."""
+    from seqkit.cli.train_together import check_rows
     from seqkit.models.build import count_parameters
     from seqkit.tasks.registry import prepare
-    from seqkit.training.device import describe_device, resolve_device, set_threads
+    from seqkit.training.device import resolve_device, set_threads
     from seqkit.training.setup import make_state, try_step
 
     recipe = loaded.recipe
     where = resolve_device(device or recipe.train.device)
-    set_threads(threads or recipe.train.threads)
+    if lead is not None:
+        where = lead.device(where)
+    set_threads(threads or recipe.train.threads, num_processes=1 if lead is None else lead.local_size)
     with tempfile.TemporaryDirectory(prefix="seqkit-dry-run-") as cache:
         prepared = prepare(recipe, Path(cache), seed=recipe.seed or 0)
+        if lead is not None:
+            check_rows(prepared, lead.size)
         state, choice = make_state(prepared, recipe, seed=recipe.seed or 0, device=where, checkpoint=None)
         try_step(state, prepared)
         num_parameters = count_parameters(state.model)
         facts = {
             "task": recipe.task,
-            "model": _describe_model(recipe),
+            "model": describe_model(recipe),
             "num_parameters": num_parameters,
             "data": prepared.describe_data(),
             "batches_per_epoch": prepared.batches.num_batches(0),
-            "budget": _describe_budget(recipe),
-            "num_steps": _planned_steps(recipe, prepared.batches.num_batches(0)),
-            "device": describe_device(where),
-            "precision": _describe_precision(state, choice),
-            "run_dir": str(place),
+            "budget": describe_budget(recipe),
+            "num_steps": planned_steps(recipe, prepared.batches.num_batches(0)),
+            "device": describe_place(recipe, where, lead),
+            "precision": describe_precision(state, choice),
+            "run_dir": str(run_path),
         }
         # Before the folder goes: a thread may be making something in it for a next epoch, and ends with these.
         del state, prepared
@@ -323,68 +382,13 @@ def _print_result(path: Path, metrics: dict[str, Any], json_output: bool) -> Non
         write_result(str(path))
 
 
-def _print_headline(
-    recipe: Recipe,
-    prepared: Prepared,
-    state: TrainState,
-    choice: PrecisionChoice | None,
-    device: torch.device,
-    run: RunFolder,
-) -> None:
-    """Two lines that say what is about to be trained, on what, where."""
-    from seqkit.models.build import count_parameters
-    from seqkit.training.device import describe_device
-
-    num_parameters = count_parameters(state.model)
-    console.logger.info(
-        "%s · %s, %s parameters · %s",
-        recipe.task,
-        _describe_model(recipe),
-        f"{num_parameters / 1e6:.1f} M" if num_parameters >= 1e6 else f"{num_parameters:,}",
-        prepared.describe_data(),
-    )
-    console.logger.info(
-        "%s, %s · budget %s · %s",
-        describe_device(device),
-        _describe_precision(state, choice),
-        _describe_budget(recipe),
-        run.path,
-        extra={"event": "start", "fields": {"run_dir": str(run.path), "num_parameters": num_parameters}},
-    )
-
-
-def _describe_model(recipe: Recipe) -> str:
-    return f"{recipe.model.type} {recipe.model.num_layers}×{recipe.model.d_model}"
-
-
-def _describe_precision(state: TrainState, choice: PrecisionChoice | None) -> str:
-    if choice is None or choice.speedup == 0:
-        return state.precision
-    return f"{state.precision} (bf16 is {choice.speedup:.1f} × fp32 in a {choice.seconds:.0f} s probe)"
-
-
-def _describe_budget(recipe: Recipe) -> str:
-    train = recipe.train
-    limits = [
-        f"{train.max_steps:,} steps" if train.max_steps is not None else "",
-        f"{train.max_epochs:g} epochs" if train.max_epochs is not None else "",
-        f"{train.max_minutes:g} min" if train.max_minutes is not None else "",
-    ]
-    return " or ".join(limit for limit in limits if limit)
-
-
-def _planned_steps(recipe: Recipe, num_batches: int) -> int | None:
-    """Steps until the budget is spent, unless only the clock knows."""
-    import math
-
-    train = recipe.train
-    limits = []
-    if train.max_steps is not None:
-        limits.append(train.max_steps)
-    if train.max_epochs is not None:
-        # A step ends with its epoch.
-        whole, part = divmod(train.max_epochs, 1)
-        limits.append(
-            int(whole) * math.ceil(num_batches / train.accumulate) + math.ceil(part * num_batches / train.accumulate)
-        )
-    return min(limits) if limits and train.max_minutes is None else None
+def _follower_words(
+    recipe: str, *, device: str | None, threads: int | None, cache: Path, timeout_s: float
+) -> list[str]:
+    """The command line of a process that ``--devices`` starts; the recipe itself comes from the leader."""
+    words = ["train", recipe, "--cache-dir", str(cache), "--peer-timeout", str(timeout_s), "-q"]
+    if device is not None:
+        words += ["--device", device]
+    if threads is not None:
+        words += ["--threads", str(threads)]
+    return words

@@ -36,6 +36,11 @@ class LmBatch:
         """B."""
         return len(self.inputs_BT)
 
+    @property
+    def num_tokens(self) -> int:
+        """B · T: each is predicted."""
+        return self.targets_BT.size
+
     def every(self, step: int, first: int) -> LmBatch:
         """The rows ``first``, ``first + step``, and so on."""
         rows = slice(first, None, step)

@@ -45,6 +45,11 @@ class PairBatch:
         """P."""
         return len(self.src_PS)
 
+    @property
+    def num_tokens(self) -> int:
+        """Target tokens and end tokens, without padding."""
+        return int(self.tgt_mask_PT.sum())
+
     def every(self, step: int, first: int) -> PairBatch:
         """The rows ``first``, ``first + step``, and so on, without padding that none of them needs."""
         rows = slice(first, None, step)

@@ -221,6 +221,11 @@ class Training(Config):
     """CPU threads for arithmetic; null: one a core this process may use."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes (`--devices`, `torchrun`) share the work; one process takes no notice. ddp: each has the
+    whole model; fsdp: weights, gradients and optimizer states are divided among them, for models too large for one.
+    Batches are divided either way: their size is that of all processes together. With fsdp, precision auto is bf16 on
+    a GPU that has it, else fp32, without a probe."""
 
     @model_validator(mode="after")
     def _a_budget(self) -> Training:
@@ -228,4 +233,18 @@ class Training(Config):
             raise ValueError("set a budget: max_steps, max_epochs or max_minutes")
         if self.precision == "fp16" and self.slices not in (None, 1):
             raise FaultAtKeyError(("slices",), "must be 1 with precision fp16, whose gradients are scaled as one")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_divided(self) -> Training:
+        needs_whole = {
+            "optimizer muon, which needs whole matrices": isinstance(self.optimizer, Muon),
+            "precision fp16; use bf16": self.precision == "fp16",
+            "ema": self.ema is not None,
+            "average_last; `seqkit average` does it afterwards": self.average_last is not None,
+            "slices above 1": self.slices not in (None, 1),
+        }
+        found = [what for what, is_so in needs_whole.items() if is_so]
+        if self.parallel == "fsdp" and found:
+            raise FaultAtKeyError(("parallel",), f"fsdp does not go with {found[0]}")
         return self

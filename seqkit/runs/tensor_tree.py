@@ -61,10 +61,32 @@ def save_tree(path: Path, tree: Any) -> None:
         TypeError: Something else is in the tree; the message says where.
         OSError: The file cannot be written.
     """
+    note, tensors = take_apart(tree)
+    write_tensors(path, tensors, note)
+
+
+def take_apart(tree: Any) -> tuple[str, dict[str, Tensor]]:
+    """A nested value as a JSON text and the tensors that it names.
+
+    Raises:
+        TypeError: As :func:`save_tree`.
+    """
     encoder = _Encoder()
     skeleton = encoder.encode(tree, "tree")
     note = json.dumps({"format": _FORMAT, "tree": skeleton}, allow_nan=False, separators=(",", ":"))
-    write_tensors(path, encoder.tensors, note)
+    return note, encoder.tensors
+
+
+def put_together(note: str, tensors: dict[str, Tensor]) -> Any:
+    """The value that :func:`take_apart` took apart.
+
+    Raises:
+        ValueError: The text is of another kind; other errors where it is damaged.
+    """
+    content = json.loads(note)
+    if content["format"] != _FORMAT:
+        raise ValueError(f"format {content['format']!r}, not {_FORMAT!r}")
+    return _decode(content["tree"], tensors)
 
 
 def load_tree(path: Path) -> Any:
@@ -75,10 +97,7 @@ def load_tree(path: Path) -> Any:
     """
     tensors, note = read_tensors(path)
     try:
-        content = json.loads(note)
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format {content['format']!r}, not {_FORMAT!r}")
-        return _decode(content["tree"], tensors)
+        return put_together(note, tensors)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(

@@ -36,9 +36,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def set_threads(threads: int | None) -> int:
-    """Set the CPU threads for arithmetic once, and return how many: as given, else one a core we may use."""
-    count = threads or len(os.sched_getaffinity(0))
+def set_threads(threads: int | None, *, num_processes: int = 1) -> int:
+    """Set the CPU threads for arithmetic once, and return how many: as given, else one a core we may use.
+
+    Args:
+        threads: How many; ``None``: all cores, divided among the processes.
+        num_processes: Processes of one training that share this machine.
+    """
+    count = threads or max(1, len(os.sched_getaffinity(0)) // num_processes)
     torch.set_num_threads(count)
     return count
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from seqkit.training.precision import Precision, autocast
 from seqkit.training.schedules import learning_rate_factor
 from seqkit.training.slices import SliceThreads
 from seqkit.training.state import Progress, TrainState
+
+if TYPE_CHECKING:
+    from seqkit.training.distributed import Team
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Batch(Protocol):
     @property
     def num_rows(self) -> int:
         """Sequences in it, which may be trained on apart."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Real target tokens: those that the loss sums over."""
         ...
 
     def every(self, step: int, first: int) -> Batch:
@@ -115,6 +124,7 @@ def train_steps(
     config: Training,
     *,
     clock: Callable[[], float],
+    team: Team | None = None,
 ) -> Iterator[StepResult]:
     """Make optimizer steps until the budget is spent, yielding after each; ``config.accumulate`` batches a step.
 
@@ -124,6 +134,7 @@ def train_steps(
         objective: The loss.
         config: The recipe's ``train`` section.
         clock: Seconds, monotonic. Time the caller spends between steps counts.
+        team: The processes that make each step together, if there are several; only the leader's clock counts.
 
     Raises:
         NonFiniteLossError: The loss or the gradient norm is NaN or infinite; no update was made from it.
@@ -136,7 +147,11 @@ def train_steps(
     while True:
         progress.elapsed = clock() - began
         spent = budget_spent(config, progress, batches)
-        if spent >= 1:
+        if team is not None:
+            if not team.agree_to_step(state, wants_to=spent < 1):
+                return
+            spent = budget_spent(config, progress, batches)
+        elif spent >= 1:
             return
         learning_rate = config.optimizer.lr * learning_rate_factor(
             config.schedule, step=progress.step, progress=spent, plateau_factor=progress.plateau_factor
@@ -144,12 +159,15 @@ def train_steps(
         set_learning_rate(state.optimizer, learning_rate)
         num_batches = batches.num_batches(progress.epoch)
         num_parts = min(config.accumulate, num_batches - progress.batch_index)
-        parts = _backward(state, batches, objective, num_parts, device, spent)
+        parts = _backward(state, batches, objective, num_parts, device, spent, team)
         norm = None
         if config.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, config.clip_value)
         if config.clip_norm is not None:
-            norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
+            if team is None:
+                norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
+            else:
+                norm = team.clip_norm(parameters, config.clip_norm)
         nats = sum(float((part.nats if part.reported is None else part.reported).detach()) for part in parts)
         num_tokens = sum(part.num_tokens for part in parts)
         if not math.isfinite(nats) or (state.scaler is None and norm is not None and not math.isfinite(norm)):
@@ -163,7 +181,7 @@ def train_steps(
         if state.average is not None and not was_skipped:
             state.average.update()
         state.carry = parts[-1].carry
-        _advance(progress, len(parts), num_batches, nats, num_tokens, was_skipped)
+        _advance(progress, num_parts, num_batches, nats, num_tokens, was_skipped)
         progress.elapsed = clock() - began
         yield StepResult(progress.step, nats, num_tokens, learning_rate, norm, was_skipped)
 
@@ -175,6 +193,7 @@ def _backward(
     num_parts: int,
     device: torch.device,
     spent: float,
+    team: Team | None,
 ) -> list[LossSum]:
     """Run forward and backward on the next batches; leave the gradient of their mean over all tokens, unscaled.
 
@@ -182,30 +201,39 @@ def _backward(
     if all batches were as large as the first, which keeps fp16 gradients in range; then it is put right.
 
     Returns:
-        What came of each batch, without the graphs.
+        What came of each batch, without the graphs; of a team, what came of all batches in all processes.
     """
     progress, scaler = state.progress, state.scaler
     precision: Precision = state.precision  # type: ignore[assignment]
     parts: list[LossSum] = []
-    divisor, carry = 0, state.carry
+    divisor: float = 0
+    carry = state.carry
     for number in range(num_parts):
         batch = batches.batch(progress.epoch, progress.batch_index + number)
-        loss = backward_batch(
-            state.model,
-            batch,
-            None if batch.starts_fresh else carry,
-            objective,
-            spent=spent,
-            precision=precision,
-            device=device,
-            scaler=scaler,
-            slices=state.slices,
-            divisor=divisor,
-            num_parts=num_parts,
-        )
+        if team is not None:
+            # A team's gradient is the mean of its processes' gradients.
+            divisor = divisor or batch.num_tokens * num_parts / team.size
+            batch = team.share(batch)
+        with nullcontext() if team is None else team.accumulating(is_last=number == num_parts - 1):
+            loss = backward_batch(
+                state.model,
+                batch,
+                None if batch.starts_fresh else carry,
+                objective if team is None else team.loss,
+                spent=spent,
+                precision=precision,
+                device=device,
+                scaler=scaler,
+                slices=state.slices,
+                divisor=divisor,
+                num_parts=num_parts,
+            )
         divisor = divisor or loss.num_tokens * num_parts
         carry = loss.carry
         parts.append(loss)
+    if team is not None:
+        parts = [team.add_up(parts, [p for p in state.model.parameters() if p.requires_grad])]
+        divisor = round(divisor * team.size)
     if scaler is not None:
         scaler.unscale_(state.optimizer)
     num_tokens = sum(part.num_tokens for part in parts)
@@ -226,7 +254,7 @@ def backward_batch(
     device: torch.device,
     scaler: torch.amp.GradScaler | None = None,
     slices: SliceThreads | None = None,
-    divisor: int = 0,
+    divisor: float = 0,
     num_parts: int = 1,
 ) -> LossSum:
     """Run forward and backward on one batch, adding to the parameters' gradients.

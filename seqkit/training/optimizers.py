@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seqkit.models.attention import CrossAttention, SelfAttention
 from seqkit.models.cells import GruResetBefore
@@ -41,6 +41,8 @@ def build_optimizer(config: Optimizer, model: nn.Module, device: torch.device) -
             betas = (config.beta1, config.beta2)
             return torch.optim.Adam(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused)
         case Sgd():
+            # PyTorch 2.13 has no fused one for weights that are divided among processes.
+            fused = fused and all(type(parameter.data) is Tensor for parameter in parameters.values())
             return torch.optim.SGD(
                 groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
             )

@@ -82,6 +82,11 @@ def probe_precision(
     return PrecisionChoice(chosen, speedup, time.perf_counter() - began)
 
 
+def sharded_precision(device: torch.device) -> Precision:
+    """What ``auto`` means where no process has a whole model to probe with: bf16 on a GPU that has it, else fp32."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
 def require_precision(
     model: nn.Module, run_step: Callable[[Precision], None], precision: Precision, device: torch.device
 ) -> None:

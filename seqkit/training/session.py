@@ -10,10 +10,11 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 import seqkit
 from seqkit.errors import InterruptedRunError, NonFiniteLossError
@@ -32,6 +33,9 @@ from seqkit.training.plateau import note_best, note_scores
 from seqkit.training.precision import Precision, autocast
 from seqkit.training.prepared import Prepared
 from seqkit.training.state import TrainState
+
+if TYPE_CHECKING:
+    from seqkit.training.distributed import Team
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class Session:
         stop: Tells the number of the signal that asked us to stop, if one did; asked after every step.
         how_to_resume: The hint shown when stopped.
         clock: Seconds, monotonic.
+        team: The processes that train together, if there are several; this one leads them.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Session:
         stop: Callable[[], int | None],
         how_to_resume: str,
         clock: Callable[[], float] = time.monotonic,
+        team: Team | None = None,
     ) -> None:
         self._prepared = prepared
         self._recipe = recipe
@@ -75,6 +81,7 @@ class Session:
         self._stop = stop
         self._how_to_resume = how_to_resume
         self._clock = clock
+        self._team = team
         self._device = next(state.model.parameters()).device
 
     def events(self) -> Iterator[Event]:
@@ -118,9 +125,13 @@ class Session:
         if self._spent() < 1:
             # Some data is made anew for each epoch: that of the first one is set-up, so before the clock goes on.
             self._prepared.batches.num_batches(progress.epoch)
+            if self._team is not None:
+                self._team.wait_for_all()
         last_report = self._clock()
         tokens_since = 0
-        steps = train_steps(self._state, self._prepared.batches, self._prepared.loss, config, clock=self._clock)
+        steps = train_steps(
+            self._state, self._prepared.batches, self._prepared.loss, config, clock=self._clock, team=self._team
+        )
         while not self._has_stalled():
             try:
                 result = next(steps, None)
@@ -159,7 +170,7 @@ class Session:
                 yield self._evaluate(metrics)
             except _EvaluationAbandonedError:
                 logger.info("left the evaluation; it is made up when the run goes on")
-        signal_number = self._stop()
+        signal_number = self._stop_signal()
         is_last = self._has_stalled() or spent >= 1
         is_due = is_last or is_save_due(self._config, progress, passed_a_tenth=passed_a_tenth)
         if is_due and self._config.average_last is not None:
@@ -189,9 +200,9 @@ class Session:
         averaged = average_checkpoints([self._run.checkpoint(step) for step in steps])
         with holding(model, averaged.weights):
             try:
-                scores = self._score()
+                scores = self._score(model)
             except _EvaluationAbandonedError:
-                number = self._stop()
+                number = self._stop_signal()
                 assert number is not None
                 raise self._interrupted(number) from None
             by = self._config.best_by
@@ -254,11 +265,11 @@ class Session:
         )
 
     def _evaluate(self, metrics: MetricsLog) -> Evaluated:
-        progress, model = self._state.progress, self._state.model
+        progress = self._state.progress
         began = self._clock()
         sample = None
-        with self._saved_weights():
-            scores = self._score()
+        with self._saved_model() as model:
+            scores = self._score(model)
             if self._config.sample_length:
                 number = progress.num_evaluations
                 model.eval()
@@ -291,9 +302,9 @@ class Session:
             spent=self._spent(),
         )
 
-    def _score(self) -> dict[str, float]:
+    def _score(self, model: nn.Module) -> dict[str, float]:
         """Scores of the weights that the model holds now."""
-        model, step = self._state.model, self._state.progress.step
+        step = self._state.progress.step
         precision: Precision = self._state.precision  # type: ignore[assignment]
         model.eval()
         try:
@@ -312,13 +323,22 @@ class Session:
 
     def _leave_if_stopped(self) -> None:
         """Between two parts of an evaluation: a long one must not keep a signal waiting."""
-        if self._stop() is not None:
+        if self._team is not None:
+            self._team.keep_waiting()
+        if self._stop_signal() is not None:
             raise _EvaluationAbandonedError
 
+    def _stop_signal(self) -> int | None:
+        """The signal that asked this process, or another one of the team, to stop."""
+        number = self._stop()
+        return number if number is not None or self._team is None else self._team.stop_signal
+
     def _save(self) -> Saved:
-        progress, model = self._state.progress, self._state.model
+        progress = self._state.progress
         tree = self._state.state_dict()
-        with self._saved_weights():
+        if self._team is not None:
+            tree |= self._team.whole_state(self._state)
+        with self._saved_model() as model:
             weights = model.state_dict()
             for name, tensor in weights.items():
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -339,13 +359,21 @@ class Session:
         self._run.prune(self._config.keep_last, also=progress.steps_to_average)
         return Saved(step=progress.step, path=path)
 
-    def _saved_weights(self) -> AbstractContextManager[None]:
-        """A context in which the model holds the weights that are evaluated and saved: the moving average, if kept.
+    @contextmanager
+    def _saved_model(self) -> Iterator[nn.Module]:
+        """The model with the weights that are evaluated and saved: the moving average, if kept.
 
         At the very end it may hold the mean of some checkpoints already.
         """
         average = self._state.average
-        return nullcontext() if average is None or self._state.progress.averaged_steps else average.swapped_in()
+        if self._team is not None and self._team.shards:
+            with self._team.whole_model(self._state) as whole:
+                yield whole
+        elif average is None or self._state.progress.averaged_steps:
+            yield self._state.model
+        else:
+            with average.swapped_in():
+                yield self._state.model
 
     def _facts(self) -> dict[str, Any]:
         progress = self._state.progress
@@ -357,6 +385,7 @@ class Session:
             "num_tokens": progress.num_tokens,
             "num_parameters": count_parameters(self._state.model),
             "precision": self._state.precision,
+            "num_processes": 1 if self._team is None else self._team.size,
             "is_averaged": self._state.average is not None or bool(progress.averaged_steps),
             "averaged_steps": progress.averaged_steps,
             "best_by": self._config.best_by,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,14 +15,29 @@ from seqkit.runs.checkpoint import Checkpoint, read_checkpoint
 from seqkit.training.averaging import WeightAverage
 from seqkit.training.loop import backward_batch, make_scaler
 from seqkit.training.optimizers import build_optimizer
-from seqkit.training.precision import Precision, PrecisionChoice, probe_precision, require_precision
+from seqkit.training.precision import (
+    Precision,
+    PrecisionChoice,
+    probe_precision,
+    require_precision,
+    sharded_precision,
+)
 from seqkit.training.prepared import Prepared
 from seqkit.training.slices import SliceThreads
 from seqkit.training.state import TrainState
 
+if TYPE_CHECKING:
+    from seqkit.training.distributed import Team
+
 
 def make_state(
-    prepared: Prepared, recipe: Recipe, *, seed: int, device: torch.device, checkpoint: Checkpoint | None
+    prepared: Prepared,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    team: Team | None = None,
 ) -> tuple[TrainState, PrecisionChoice | None]:
     """Build model and optimizer, or take them up from a checkpoint, and settle the precision.
 
@@ -31,6 +47,7 @@ def make_state(
         seed: Seeds the global random state before the model is built.
         device: Where to train.
         checkpoint: Where to go on from; ``None`` starts anew.
+        team: The processes that train together, if there are several; all call this with equal arguments.
 
     Returns:
         The state, and what the precision probe found if it ran.
@@ -44,22 +61,20 @@ def make_state(
     model = prepared.build_model()
     if checkpoint is None and config.init_from is not None:
         start_from(model, prepared, Path(config.init_from))
-    model = model.to(device)
-    optimizer = build_optimizer(config.optimizer, model, device)
-    slices = _slices(prepared, recipe, device)
-    choice = None
     if checkpoint is not None:
         if checkpoint.train_state is None:
             raise CheckpointError(f"{checkpoint.path}: has no train state, so training cannot go on from it")
         _load_weights(model, checkpoint)
-        precision = checkpoint.train_state["precision"]
-    elif config.precision == "auto":
-        choice = probe_precision(model, _probe_step(model, prepared, device, slices), device)
-        precision = choice.precision
+    if team is not None and team.shards:
+        team.shard(model, prepared)
     else:
-        precision = config.precision
-        if precision != "fp32":
-            require_precision(model, _probe_step(model, prepared, device, slices), precision, device)
+        model = model.to(device)
+    optimizer = build_optimizer(config.optimizer, model, device)
+    slices = None if team is not None and team.shards else _slices(prepared, recipe, device)
+    precision, choice = _settle_precision(model, prepared, recipe, device, checkpoint, slices, team)
+    if team is not None and not team.shards:
+        # A learned initial state has no gradient where the state is carried on.
+        team.replicate(model, prepared.loss, sums_by_hand=slices is not None or prepared.carries_state)
     state = TrainState(
         model=model,
         optimizer=optimizer,
@@ -70,10 +85,43 @@ def make_state(
     )
     if checkpoint is not None:
         try:
-            state.load_state_dict(checkpoint.train_state)
+            state.load_state_dict(checkpoint.train_state, team)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if team is not None and isinstance(error, RuntimeError):
+                team.meeting.explain(error)
             raise CheckpointError(f"{checkpoint.path}: its train state does not fit the recipe ({error})") from None
     return state, choice
+
+
+def _settle_precision(
+    model: nn.Module,
+    prepared: Prepared,
+    recipe: Recipe,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    slices: SliceThreads | None,
+    team: Team | None,
+) -> tuple[str, PrecisionChoice | None]:
+    """The precision that the recipe asks for, or the run began with, or that a probe shows to pay."""
+    asked = recipe.train.precision
+    if checkpoint is not None:
+        precision: str = checkpoint.train_state["precision"]
+        return precision, None
+    if team is not None and team.shards:
+        # No process has a whole model to probe with.
+        return (asked if asked != "auto" else sharded_precision(device)), None
+    run_step = _probe_step(model, prepared, device, slices, team)
+    if asked == "auto":
+        if team is not None and not team.is_leader:
+            told: str = team.meeting.hear("precision")
+            return told, None
+        choice = probe_precision(model, run_step, device)
+        if team is not None:
+            team.meeting.tell("precision", choice.precision)
+        return choice.precision, choice
+    if asked != "fp32":
+        require_precision(model, run_step, asked, device)
+    return asked, None
 
 
 def start_from(model: nn.Module, prepared: Prepared, folder: Path) -> None:
@@ -111,7 +159,7 @@ def start_from(model: nn.Module, prepared: Prepared, folder: Path) -> None:
 def try_step(state: TrainState, prepared: Prepared) -> None:
     """Run forward and backward on the first batch and throw the result away: does it fit, does it run?"""
     precision: Precision = state.precision  # type: ignore[assignment]
-    _probe_step(state.model, prepared, next(state.model.parameters()).device, state.slices)(precision)
+    _probe_step(state.model, prepared, next(state.model.parameters()).device, state.slices, None)(precision)
 
 
 def _load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -131,9 +179,11 @@ def _slices(prepared: Prepared, recipe: Recipe, device: torch.device) -> SliceTh
 
 
 def _probe_step(
-    model: nn.Module, prepared: Prepared, device: torch.device, slices: SliceThreads | None
+    model: nn.Module, prepared: Prepared, device: torch.device, slices: SliceThreads | None, team: Team | None
 ) -> Callable[[Precision], None]:
     batch = prepared.batches.batch(0, 0)
+    if team is not None and batch.num_rows >= team.size:
+        batch = batch.every(team.size, team.rank)
 
     def run_step(precision: Precision) -> None:
         model.train()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from seqkit.training.averaging import WeightAverage
 from seqkit.training.slices import SliceThreads
+
+if TYPE_CHECKING:
+    from seqkit.training.distributed import Team
 
 
 @dataclass
@@ -97,12 +100,20 @@ class TrainState:
         }
         return tree
 
-    def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Go on from a saved tree; the model already holds the checkpoint's weights."""
+    def load_state_dict(self, tree: dict[str, Any], team: Team | None = None) -> None:
+        """Go on from a saved tree; the model already holds the checkpoint's weights.
+
+        Args:
+            tree: What ``state_dict`` gave, in whatever number of processes.
+            team: The processes that go on with it together, if there are several.
+        """
         device = next(self.model.parameters()).device
-        self.optimizer.load_state_dict(tree["optimizer"])
+        optimizer, carry = tree["optimizer"], tree["carry"]
+        if team is not None:
+            optimizer, carry = team.optimizer_state(self.optimizer, optimizer), team.rows_of(carry)
+        self.optimizer.load_state_dict(optimizer)
         self.precision = tree["precision"]
-        self.carry = _to_device(tree["carry"], device)
+        self.carry = _to_device(carry, device)
         self.progress = Progress(**tree["progress"])
         if self.scaler is not None:
             self.scaler.load_state_dict(tree["scaler"])
