@@ -106,9 +106,10 @@ def load_line_translator(
         UsageError: A model is of another task, or it or another option does not allow what is asked.
     """
     from seqkit.decoding.requests import check_rule
+    from seqkit.tasks.torch_search import torch_translator
     from seqkit.tasks.translation_ensemble import joined_model, load_translation_models
     from seqkit.tasks.translation_requests import SourceLimits
-    from seqkit.tasks.translator import Translator, beam_rule
+    from seqkit.tasks.translator import beam_rule
 
     loaded = load_translation_models(paths, place)
     first = loaded[0]
@@ -123,7 +124,7 @@ def load_line_translator(
         console.logger.log(console.VERBOSE, "seed %d", seed)
     else:
         check_rule(beam_rule(options, form.num_best), vocab_size=first.tgt.vocab_size)
-    translator = Translator(
+    translator = torch_translator(
         joined_model(loaded),
         first.src,
         first.tgt,
