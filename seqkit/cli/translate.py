@@ -90,6 +90,10 @@ def register(app: typer.Typer) -> None:
 
         A blank line stays blank. --prefix and --constraint take files whose line n belongs to line n of the input;
         a prefix is plain text and its last word may go on, a constraint any number of terms with tabs between them.
+
+        With --engine ctranslate2, --model may be an export (`seqkit export`); another Transformer is exported into the
+        cache the first time. Of the options, CTranslate2 has no --ensemble, --constraint and --sample, and --prefix,
+        --min-length, --no-repeat-ngram and --coverage-penalty with --beam 1 only.
         """
         given = Given(
             source=source,
