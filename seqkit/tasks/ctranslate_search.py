@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from seqkit.runs.export_folder import Export
 
-_PATIENCE = 1.4
+_PATIENCE = 2.0
 _NO_PENALTY = 1e-9
 """As good as no length penalty; with 0 the package would stop at the first hypothesis that ends as the best one."""
 _TRANSLATED_AT_ONCE = 1024
