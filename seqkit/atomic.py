@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all: written to a temporary neighbour, then renamed."""
+"""Files and folders that appear whole or not at all: written to a temporary neighbour, then renamed."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +49,42 @@ def write_text_atomic(path: Path, text: str) -> None:
     r"""Replace ``path`` by ``text`` in UTF-8, with ``\n`` line ends whatever the platform."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of ``path`` when the block ends well; else ``path`` is untouched.
+
+    Args:
+        path: The folder. Its parent must exist.
+        replace: Whether what is in it may be replaced.
+
+    Raises:
+        OSError: The parent is missing or read-only, the disk is full, or there is something that is not to be
+            replaced; nothing is left behind.
+    """
+    path = path.resolve()
+    mark = secrets.token_hex(4)
+    folder, replaced = path.with_name(f".{path.name}.{mark}.tmp"), path.with_name(f".{path.name}.{mark}.old")
+    folder.mkdir()
+    try:
+        yield folder
+        # A folder cannot be renamed onto a full one, not even onto one that appeared while this was written.
+        is_there = replace and path.exists()
+        if is_there:
+            path.rename(replaced)
+        try:
+            folder.rename(path)
+        except BaseException:
+            if is_there:
+                replaced.rename(path)
+            raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+    if is_there:
+        shutil.rmtree(replaced)
 
 
 def sync_folder(path: Path) -> None:

@@ -67,6 +67,7 @@ _COMMANDS = {
     "evaluate": "evaluate",
     "score": "score",
     "average": "average",
+    "export": "export",
     "plot": "plot",
     "bpe": "bpe",
     "recipe": "recipe",

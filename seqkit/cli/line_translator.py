@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from seqkit.cli import console
 from seqkit.cli.line_filter import LineFault
+from seqkit.cli.translate_engine import EngineRequest, load_engine
 from seqkit.cli.translate_options import Given, check_against_model, translate_options
 from seqkit.cli.translation_output import OutputForm, TranslationWriter
 from seqkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from seqkit.tasks.translation_requests import Wish
     from seqkit.tasks.translator import Translator
 
@@ -85,7 +84,8 @@ class LineTranslator:
 
 def load_line_translator(
     paths: Sequence[Path],
-    place: torch.device,
+    device: str,
+    threads: int | None,
     recipe: str | None,
     flags: Mapping[str, object],
     form: OutputForm,
@@ -95,7 +95,8 @@ def load_line_translator(
 
     Args:
         paths: Folders of the model and of those that predict with it.
-        place: Where to compute.
+        device: Where to compute.
+        threads: CPU threads; ``None``: one a core.
         recipe: What ``--recipe`` names.
         flags: What the user typed.
         form: What to write.
@@ -106,39 +107,37 @@ def load_line_translator(
         UsageError: A model is of another task, or it or another option does not allow what is asked.
     """
     from seqkit.decoding.requests import check_rule
-    from seqkit.tasks.translation_ensemble import joined_model, load_translation_models
-    from seqkit.tasks.translation_requests import SourceLimits
+    from seqkit.tasks.model_recipe import read_seq2seq_recipe
     from seqkit.tasks.translator import Translator, beam_rule
 
-    loaded = load_translation_models(paths, place)
-    first = loaded[0]
-    options = translate_options(
-        first.recipe.translate, recipe, flags, num_best=form.num_best, has_constraints=given.has_constraints
-    )
-    limits = SourceLimits.of(one.recipe for one in loaded)
-    check_against_model(options, limits, flags)
+    own = read_seq2seq_recipe(paths[0]).translate
+    options = translate_options(own, recipe, flags, num_best=form.num_best, has_constraints=given.has_constraints)
     seed = None
     if options.sample:
         seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
         console.logger.log(console.VERBOSE, "seed %d", seed)
-    else:
-        check_rule(beam_rule(options, form.num_best), vocab_size=first.tgt.vocab_size)
-    translator = Translator(
-        joined_model(loaded),
-        first.src,
-        first.tgt,
-        options,
-        place,
-        limits=limits,
-        seed=seed,
-        with_attention=form.alignments is not None,
+    engine = load_engine(
+        EngineRequest(
+            paths=paths,
+            options=options,
+            device=device,
+            threads=threads,
+            seed=seed,
+            with_attention=form.alignments is not None,
+            has_prefix=given.has_prefix,
+            has_constraints=given.has_constraints,
+        )
     )
+    check_against_model(options, engine.limits, flags)
+    if not options.sample:
+        check_rule(beam_rule(options, form.num_best), vocab_size=engine.tgt.vocab_size)
+    translator = Translator(engine.search, engine.src, engine.tgt, options, limits=engine.limits)
     has_coverage = options.coverage_penalty > 0 and not options.sample
     if (form.alignments or has_coverage) and not translator.has_attention():
         name = "--alignments" if form.alignments else "--coverage-penalty"
         raise UsageError(f"{name} needs a model with attention to its source, and this one has none")
     console.logger.log(console.VERBOSE, "options %s", options.model_dump_json())
-    writer = TranslationWriter(form=form, src=first.src, tgt=first.tgt, seed=seed)
+    writer = TranslationWriter(form=form, src=engine.src, tgt=engine.tgt, seed=seed)
     return LineTranslator(translator, writer, given.wish)
 
 

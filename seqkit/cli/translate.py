@@ -20,7 +20,6 @@ from seqkit.cli.model_options import (
     RecipeSection,
     RunsDir,
     Threads,
-    choose_device,
     choose_model,
 )
 from seqkit.cli.streams import open_binary_output, stdin_is_terminal
@@ -36,6 +35,7 @@ seqkit translate --text "Ein Hund läuft durch den Schnee." --n-best 3 --json
 seqkit translate --constraint terms.tsv test.de          # each translation contains its line's terms
 seqkit translate --sample --top-p 0.9 --seed 1 < test.de
 seqkit translate --model runs/a --ensemble runs/b < test.de
+seqkit translate --engine ctranslate2 --engine-type int8 < test.de
 seqkit translate --interactive"""
 
 _LINES_AT_ONCE = 512
@@ -53,6 +53,8 @@ def register(app: typer.Typer) -> None:
         output: OutputFile = None,
         model: ModelPath = None,
         ensemble: flags_of.MoreModels = None,
+        engine: flags_of.EngineName = None,
+        engine_type: flags_of.EngineNumbers = None,
         beam: flags_of.Beam = None,
         length_penalty: flags_of.LengthPenalty = None,
         alpha: flags_of.Alpha = None,
@@ -88,6 +90,10 @@ def register(app: typer.Typer) -> None:
 
         A blank line stays blank. --prefix and --constraint take files whose line n belongs to line n of the input;
         a prefix is plain text and its last word may go on, a constraint any number of terms with tabs between them.
+
+        With --engine ctranslate2, --model may be an export (`seqkit export`); another Transformer is exported into the
+        cache the first time. Of the options, CTranslate2 has no --ensemble, --constraint and --sample, and --prefix,
+        --min-length, --no-repeat-ngram and --coverage-penalty with --beam 1 only.
         """
         given = Given(
             source=source,
@@ -104,6 +110,8 @@ def register(app: typer.Typer) -> None:
         form = OutputForm(as_json=json_output, num_best=n_best, with_scores=scores, alignments=alignments)
         form.check()
         flags: dict[str, object] = {
+            "engine": engine,
+            "engine_type": engine_type,
             "beam": beam,
             "length_penalty": length_penalty,
             "alpha": alpha,
@@ -125,8 +133,7 @@ def register(app: typer.Typer) -> None:
 
         def load() -> LineTranslator:
             paths = [choose_model("seq2seq", model, runs_dir), *existing_folders("--ensemble", ensemble or [])]
-            place = choose_device(device, threads)
-            return load_line_translator(paths, place, recipe, flags, form, given)
+            return load_line_translator(paths, device, threads, recipe, flags, form, given)
 
         if interactive:
             require_terminal()

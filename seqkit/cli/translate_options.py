@@ -23,6 +23,15 @@ MoreModels = Annotated[
     list[Path] | None,
     typer.Option("--ensemble", help="A further model to predict with, of the same tokens; repeatable."),
 ]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="What searches: torch (seqkit's own; the default) or ctranslate2.")
+]
+EngineNumbers = Annotated[
+    str | None,
+    typer.Option(
+        "--engine-type", help="With --engine ctranslate2: float32, int8, int16, ... (those of an export, else float32)."
+    ),
+]
 Beam = Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept; 1 is greedy (5).")]
 LengthPenalty = Annotated[
     str | None, typer.Option("--length-penalty", help="none, average, or wu (Wu et al. 2016; the default).")
@@ -120,6 +129,11 @@ class Given:
         return self.prefix_text or "", "\t".join(self.constraint_text or ())
 
     @property
+    def has_prefix(self) -> bool:
+        """Whether a translation may have to begin in some way."""
+        return bool(self.prefix or self.prefix_text)
+
+    @property
     def has_constraints(self) -> bool:
         """Whether anything must occur in the translations."""
         return bool(self.constraint or self.constraint_text)
@@ -178,6 +192,8 @@ def translate_options(
     if "max_length_ratio" in typed:
         # A flag wins over the recipe's max_length, which would win over the ratio.
         options = options.model_copy(update={"max_length": None})
+    if options.engine != "ctranslate2":
+        _refuse_any(typed, ("engine_type",), "without --engine ctranslate2")
     if options.sample:
         _refuse_any(typed, _OF_SEARCH, "with --sample, which does not search")
         if num_best > 1:

@@ -225,9 +225,18 @@ class Seq2SeqTraining(Training):
         return self
 
 
+EngineType = Literal["float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16"]
+"""Numbers that CTranslate2 stores and computes with; those of two names keep the second where the first does not do."""
+
+
 class TranslateOptions(Config):
     """Defaults of `seqkit translate` for this model; a flag wins over them."""
 
+    engine: Literal["torch", "ctranslate2"] = "torch"
+    """What searches: seqkit's own decoder, or CTranslate2, which runs Transformers (`pip install
+    'seqkit[ctranslate2]'`)."""
+    engine_type: EngineType | None = None
+    """Of `ctranslate2`: the numbers it computes with; null: those of an export, float32 of a checkpoint."""
     beam: PositiveInt = 5
     """Hypotheses kept at each step; 1 is greedy search."""
     length_penalty: Literal["none", "average", "wu"] = "wu"

@@ -7,35 +7,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from seqkit.atomic import sync_folder
+from seqkit.atomic import atomic_folder
 from seqkit.errors import CheckpointError, UsageError
-from seqkit.runs import step_folders
+from seqkit.runs import listed_files, step_folders
+from seqkit.runs.export_folder import is_export
 from seqkit.runs.json_values import finite
+from seqkit.runs.listed_files import HINT, SUMS_NAME, read_text
+from seqkit.runs.model_facts import FACTS_NAME, RECIPE_NAME, read_facts, require_task
 from seqkit.runs.tensor_file import read_tensors, storage_key, write_tensors
 from seqkit.runs.tensor_tree import load_tree, save_tree
 
 WEIGHTS_NAME = "model.safetensors"
-RECIPE_NAME = "recipe.yaml"
-FACTS_NAME = "model.json"
 TRAIN_STATE_NAME = "train_state.safetensors"
-SUMS_NAME = "SHA256SUMS"
 
 _TOKENIZER_NAME = re.compile(r"tokenizer[A-Za-z0-9._-]*\.json")
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
-_HINT = "copy the folder again, or use another checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +56,7 @@ class Checkpoint:
         Raises:
             UsageError: It is for another one.
         """
-        found = self.facts.get("task")
-        if found != task:
-            raise UsageError(
-                f"{self.path}: a model for the task {found}, where one for {task} is needed",
-                hint="give another one with --model; `seqkit runs ls` shows what each run trained",
-            )
+        require_task(self.path, self.facts, task)
 
 
 def write_checkpoint(
@@ -120,16 +110,7 @@ def check_model_place(path: Path, *, replace: bool) -> None:
     Raises:
         UsageError: Something is there that is not to be replaced, or there is no folder to put it in.
     """
-    path = path.resolve()
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path}: a file, where a model folder should be", hint="name another folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder", hint="make it first, or name another one")
-    if path.is_dir() and any(path.iterdir()):
-        if not (path / SUMS_NAME).is_file():
-            raise UsageError(f"{path}: this folder is not empty and holds no model", hint="name another folder")
-        if not replace:
-            raise UsageError(f"{path}: a model is there already", hint="--force replaces it; else name another folder")
+    listed_files.check_place(path, what="a model", is_one=lambda at: (at / SUMS_NAME).is_file(), replace=replace)
 
 
 def write_model_folder(
@@ -156,28 +137,8 @@ def write_model_folder(
         OSError: The disk is full, ...; nothing is left behind.
     """
     check_model_place(path, replace=replace)
-    path = path.resolve()
-    mark = secrets.token_hex(4)
-    folder, replaced = path.with_name(f".{path.name}.{mark}.tmp"), path.with_name(f".{path.name}.{mark}.old")
-    folder.mkdir()
-    try:
+    with atomic_folder(path) as folder:
         _write_files(folder, weights, tokenizers, recipe, facts, None)
-        is_there = path.exists()
-        if is_there:
-            # A folder cannot be renamed onto a full one.
-            path.rename(replaced)
-        try:
-            folder.rename(path)
-        except BaseException:
-            if is_there:
-                replaced.rename(path)
-            raise
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    sync_folder(path.parent)
-    if is_there:
-        shutil.rmtree(replaced)
 
 
 def _write_files(
@@ -203,10 +164,7 @@ def _write_files(
     if train_state is not None:
         save_tree(folder / TRAIN_STATE_NAME, train_state)
         names.append(TRAIN_STATE_NAME)
-    sums = "".join(f"{_sha256(folder / name)}  {name}\n" for name in sorted(names))
-    (folder / SUMS_NAME).write_text(sums, encoding="utf-8", newline="\n")
-    _sync_files(folder / name for name in [*names, SUMS_NAME])
-    sync_folder(folder)
+    listed_files.list_files(folder, names)
 
 
 def read_checkpoint(path: Path, *, train_state: bool = True) -> Checkpoint:
@@ -220,16 +178,7 @@ def read_checkpoint(path: Path, *, train_state: bool = True) -> Checkpoint:
     Raises:
         CheckpointError: A file is missing, damaged or of another kind; the message names it.
     """
-    folder = step_folders.resolve(path)
-    while True:
-        try:
-            return _read(folder, train_state=train_state)
-        except CheckpointError:
-            # A training run may have moved `best` and deleted the old one while we read.
-            newer = step_folders.resolve(path)
-            if newer == folder:
-                raise
-            folder = newer
+    return step_folders.read_resolved(path, lambda folder: _read(folder, train_state=train_state))
 
 
 def read_task(path: Path) -> str:
@@ -241,61 +190,35 @@ def read_task(path: Path) -> str:
     folder = step_folders.resolve(path)
     task = read_facts(folder).get("task")
     if not isinstance(task, str):
-        raise CheckpointError(f"{folder / FACTS_NAME}: does not name the model's task", hint=_HINT)
+        raise CheckpointError(f"{folder / FACTS_NAME}: does not name the model's task", hint=HINT)
     return task
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """``model.json`` of a checkpoint folder, not verified.
-
-    Raises:
-        CheckpointError: It is missing or damaged.
-    """
-    return _read_facts(folder / FACTS_NAME)
-
-
 def _read(folder: Path, *, train_state: bool) -> Checkpoint:
+    if is_export(folder):
+        raise UsageError(
+            f"{folder}: an export for another engine, where a checkpoint is needed",
+            hint="`seqkit translate --engine ctranslate2` takes it; its model.json names the model it was made from",
+        )
     sums = _read_sums(folder)
     if not train_state:
         sums.pop(TRAIN_STATE_NAME, None)
-    for name, expected in sums.items():
-        try:
-            found = _sha256(folder / name)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{folder / name}: missing from this checkpoint", hint=_HINT) from error
-        except OSError as error:
-            raise CheckpointError(f"{folder / name}: cannot be read ({error.strerror})", hint=_HINT) from error
-        if found != expected:
-            raise CheckpointError(f"{folder / name}: damaged: its SHA-256 is not the one in {SUMS_NAME}", hint=_HINT)
+    listed_files.verify(folder, sums)
     return Checkpoint(
         path=folder,
         weights=_read_weights(folder / WEIGHTS_NAME),
-        tokenizers={name: _read_text(folder / name) for name in sums if _TOKENIZER_NAME.fullmatch(name)},
-        recipe=_read_text(folder / RECIPE_NAME),
-        facts=_read_facts(folder / FACTS_NAME),
+        tokenizers={name: read_text(folder / name) for name in sums if _TOKENIZER_NAME.fullmatch(name)},
+        recipe=read_text(folder / RECIPE_NAME),
+        facts=read_facts(folder),
         train_state=load_tree(folder / TRAIN_STATE_NAME) if TRAIN_STATE_NAME in sums else None,
     )
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
     """File names to SHA-256 digests; every file of the checkpoint must be there."""
-    path = folder / SUMS_NAME
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing; this folder is no checkpoint, or a damaged one", hint=_HINT)
-    sums: dict[str, str] = {}
-    *lines, rest = _read_text(path).split("\n")
-    for number, line in enumerate(lines, start=1):
-        found = _SUM_LINE.fullmatch(line)
-        if found is None:
-            raise CheckpointError(f"{path}:{number}: damaged: not a checksum and a file name", hint=_HINT)
-        sums[found[2]] = found[1]
-    if rest:
-        raise CheckpointError(f"{path}:{len(lines) + 1}: damaged: the line has no end", hint=_HINT)
-    # A list cut off after a whole line must not pass for a shorter checkpoint.
+    sums = listed_files.read_sums(folder)
     present = {item.name for item in folder.iterdir() if _is_ours(item.name)}
-    unlisted = sorted((present | {WEIGHTS_NAME, RECIPE_NAME, FACTS_NAME}) - sums.keys())
-    if unlisted:
-        raise CheckpointError(f"{path}: damaged: {unlisted[0]} is not listed", hint=_HINT)
+    listed_files.require_listed(folder, sums, present | {WEIGHTS_NAME, RECIPE_NAME, FACTS_NAME})
     return sums
 
 
@@ -328,36 +251,5 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         for name, owner in content["aliases"].items():
             weights[name] = weights[owner]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: holds no model weights ({error})", hint=_HINT) from error
+        raise CheckpointError(f"{path}: holds no model weights ({error})", hint=HINT) from error
     return weights
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged: not JSON ({error})", hint=_HINT) from error
-    if not isinstance(facts, dict):
-        raise CheckpointError(f"{path}: damaged: not a JSON object", hint=_HINT)
-    return facts
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})", hint=_HINT) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_files(paths: Iterable[Path]) -> None:
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

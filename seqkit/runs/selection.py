@@ -7,8 +7,8 @@ from typing import Any
 
 from seqkit.errors import UsageError
 from seqkit.runs import step_folders
-from seqkit.runs.checkpoint import read_facts
 from seqkit.runs.measures import MEASURES, gain
+from seqkit.runs.model_facts import read_facts
 
 _HINT = "train.keep_last and train.average_last say how many a run keeps"
 

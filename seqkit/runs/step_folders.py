@@ -16,9 +16,9 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from seqkit.atomic import sync_folder
 from seqkit.errors import CheckpointError
@@ -26,6 +26,7 @@ from seqkit.errors import CheckpointError
 CHECKPOINTS_NAME = "checkpoints"
 """The folder of step folders inside a run folder."""
 
+ReadT = TypeVar("ReadT")
 LinkName = Literal["last", "best"]
 LINK_NAMES: tuple[LinkName, ...] = ("last", "best")
 """The links in a run folder, to its newest checkpoint and to the one with the best validation score."""
@@ -192,6 +193,24 @@ def resolve(path: Path) -> Path:
     if found is None:
         raise CheckpointError(f"{path}: this run has no checkpoint yet")
     return found
+
+
+def read_resolved(path: Path, read: Callable[[Path], ReadT]) -> ReadT:
+    """What ``read`` makes of the checkpoint folder that a path stands for; again where that has changed meanwhile.
+
+    Raises:
+        CheckpointError: There is nothing of the kind, or ``read`` raises it.
+    """
+    folder = resolve(path)
+    while True:
+        try:
+            return read(folder)
+        except CheckpointError:
+            # A training run may have moved `best` and deleted the old one while we read.
+            newer = resolve(path)
+            if newer == folder:
+                raise
+            folder = newer
 
 
 def _hidden(final: Path, why: Literal["tmp", "old", "gone"]) -> Path:

@@ -15,8 +15,8 @@ from seqkit.diagnostics.attention import AttentionKind, attention_weights
 from seqkit.errors import DataError, UsageError
 from seqkit.models.encoder_decoder import SourceTokens
 from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq
+from seqkit.tasks.torch_search import torch_translator
 from seqkit.tasks.translation_requests import SourceLimits
-from seqkit.tasks.translator import Translator
 from seqkit.tokenizers.sentences import SentenceVocabulary
 from seqkit.training.device import model_device
 
@@ -78,7 +78,7 @@ def attend_pair(loaded: LoadedSeq2Seq, text: str, target: str | None, kind: Atte
     """
     device, limits = model_device(loaded.model), SourceLimits.of([loaded.recipe])
     options = loaded.recipe.translate.model_copy(update={"sample": False, "long": "translate"})
-    translator = Translator(loaded.model, loaded.src, loaded.tgt, options, device, limits=limits)
+    translator = torch_translator(loaded.model, loaded.src, loaded.tgt, options, device, limits=limits)
     try:
         (request,) = translator.reader.read([text])
     except SentenceError as error:

@@ -31,6 +31,7 @@ from seqkit.models.r_drop import r_drop_cross_entropy
 from seqkit.recipe import tokenizer_schema
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe, TransformerSeq2Seq
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
+from seqkit.tasks.torch_search import torch_translator
 from seqkit.tasks.translation_requests import SourceLimits
 from seqkit.tasks.translator import Translator
 from seqkit.tokenizers.bpe import BpeTokenizer
@@ -161,7 +162,7 @@ class PreparedSeq2Seq:
         if most_tokens is not None:
             changes["max_length"] = min(most_tokens, options.max_length or most_tokens)
         device, limits = model_device(model), SourceLimits.of([self.recipe])
-        return Translator(model, self.src, self.tgt, options.model_copy(update=changes), device, limits=limits)
+        return torch_translator(model, self.src, self.tgt, options.model_copy(update=changes), device, limits=limits)
 
     def _validation_facts(self) -> dict[str, Any]:
         """How translations are made and scored in validation, so that its BLEU is not taken for another."""

@@ -1,26 +1,14 @@
-"""A translation model behind ``translate`` and validation: lines in, the best hypotheses of each out.
-
-Legend: B parts of lines side by side, S source length.
-"""
+"""Translation behind ``translate`` and validation: lines in, the best translations of each out, by any engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
-from seqkit.data.pair_batching import padded
-from seqkit.decoding.beam import beam_search
-from seqkit.decoding.hypotheses import Hypothesis
-from seqkit.decoding.model import AutoregressiveModel
 from seqkit.decoding.requests import BeamRule
-from seqkit.decoding.sampling import SamplingRule, row_generators
-from seqkit.decoding.single_path import sample_search
-from seqkit.models.encoder_decoder import SourceTokens
 from seqkit.recipe.seq2seq_schema import TranslateOptions
 from seqkit.tasks.translation_requests import Request, RequestReader, SourceLimits, SourcePart
+from seqkit.tasks.translation_search import Output, SearchBatch, SearchEngine
 from seqkit.tokenizers.base import REPLACEMENT
 from seqkit.tokenizers.sentences import SentenceVocabulary
 
@@ -34,7 +22,7 @@ class Translation:
 
     text: str
     """Never with a line end in it."""
-    hypotheses: tuple[Hypothesis, ...]
+    hypotheses: tuple[Output, ...]
     """What search found: one, but one for each part of an over-long line, and none for a blank line."""
     meets_constraints: bool
     """Whether all that must occur in it does."""
@@ -61,39 +49,28 @@ class Translation:
 
 
 class Translator:
-    """Translates lines with a model, many side by side.
+    """Translates lines, many side by side.
 
     Args:
-        model: Its ``initial_state`` takes ``SourceTokens``; one model or an ensemble.
+        search: The engine, set up with the same options.
         src: The source side's ids.
         tgt: The target side's ids.
         options: The recipe's ``translate`` section, flags merged in.
-        device: Where the model is.
         limits: How long a source may be.
-        seed: Draw translations with this seed, as the options' temperature and the like say; ``None``: search.
-        with_attention: Return where the model looked.
     """
 
     def __init__(
         self,
-        model: AutoregressiveModel,
+        search: SearchEngine,
         src: SentenceVocabulary,
         tgt: SentenceVocabulary,
         options: TranslateOptions,
-        device: torch.device | None = None,
         *,
         limits: SourceLimits | None = None,
-        seed: int | None = None,
-        with_attention: bool = False,
     ) -> None:
-        self._model = model
-        self._src = src
+        self._search = search
         self._tgt = tgt
         self._options = options
-        self._device = device or torch.device("cpu")
-        self._seed = seed
-        self._with_attention = with_attention
-        self._never_written = tgt.never_written
         self.reader = RequestReader(src, tgt, options, limits or SourceLimits())
         """Makes requests of lines."""
 
@@ -121,7 +98,7 @@ class Translator:
         Returns:
             For each line at least one translation and at most ``num_best``, best first.
         """
-        found: list[list[list[Hypothesis]]] = [[[] for _ in request.parts] for request in requests]
+        found: list[list[Sequence[Output]]] = [[() for _ in request.parts] for request in requests]
         for batch in self._batches(requests):
             if on_part is not None:
                 on_part()
@@ -130,65 +107,24 @@ class Translator:
         return [self._joined(request, outputs) for request, outputs in zip(requests, found, strict=True)]
 
     def has_attention(self) -> bool:
-        """Whether the model can say where it looks, tried on an empty source."""
-        attention = getattr(self._model, "attention", None)
-        if attention is None:
-            return False
-        with torch.inference_mode():
-            state = self._model.initial_state(self._source([[]]), 1)
-            _, state = self._model.step(state, torch.tensor([self._tgt.bos_id], device=self._device))
-            return attention(state) is not None
+        """Whether translations can come with attention to the source."""
+        return self._search.has_attention()
 
     def _find(
         self, requests: Sequence[Request], batch: list[tuple[int, int]], num_best: int, first_line: int
-    ) -> list[list[Hypothesis]]:
+    ) -> Sequence[Sequence[Output]]:
         """Outputs of some parts of lines."""
         parts = [requests[line].parts[part] for line, part in batch]
-        prefixes = [requests[line].prefix_ids if part == 0 else [] for line, part in batch]
-        source = self._source([part.ids for part in parts])
-        max_lengths = [part.max_length for part in parts]
-        source_lengths = [len(part.ids) + 1 for part in parts]
-        if self._seed is not None:
-            rows = [first_line - 1 + line + part * _ROWS_OF_A_PART for line, part in batch]
-            outputs = sample_search(
-                self._model,
-                source,
-                len(parts),
-                sampling_rule(self._options),
-                generators=[row_generators(self._seed, 1, device=self._device, first_row=row)[0] for row in rows],
-                bos_id=self._tgt.bos_id,
-                eos_id=self._tgt.eos_id,
-                max_lengths=max_lengths,
-                device=self._device,
-                forbidden_ids=self._never_written,
-                min_length=self._options.min_length,
-                no_repeat_ngram=self._options.no_repeat_ngram,
-                prefixes=prefixes,
-                source_lengths=source_lengths,
-                with_attention=self._with_attention,
-            )
-            return [[output] for output in outputs]
-        return beam_search(
-            self._model,
-            source,
-            len(parts),
-            beam_rule(self._options, num_best),
-            bos_id=self._tgt.bos_id,
-            eos_id=self._tgt.eos_id,
-            max_lengths=max_lengths,
-            device=self._device,
-            forbidden_ids=self._never_written,
-            prefixes=prefixes,
+        asked = SearchBatch(
+            sentences=[part.ids for part in parts],
+            max_lengths=[part.max_length for part in parts],
+            prefixes=[requests[line].prefix_ids if part == 0 else [] for line, part in batch],
             constraints=[requests[line].constraints for line, _ in batch],
-            source_lengths=source_lengths,
-            with_attention=self._with_attention,
+            rows=[first_line - 1 + line + part * _ROWS_OF_A_PART for line, part in batch],
         )
+        return self._search.find(asked, num_best)
 
-    def _source(self, sentences: list[list[int]]) -> SourceTokens:
-        ids_BS, mask_BS = padded([np.array([*ids, self._src.eos_id]) for ids in sentences], fill=self._src.eos_id)
-        return SourceTokens(torch.from_numpy(ids_BS).to(self._device), torch.from_numpy(mask_BS).to(self._device))
-
-    def _joined(self, request: Request, outputs: list[list[Hypothesis]]) -> list[Translation]:
+    def _joined(self, request: Request, outputs: Sequence[Sequence[Output]]) -> list[Translation]:
         """The translations of a line from what was found for its parts."""
         if not request.parts:
             return [Translation(text="", hypotheses=(), meets_constraints=not request.constraints)]
@@ -201,7 +137,7 @@ class Translator:
             for hypotheses in zip(*outputs, strict=False)
         ]
 
-    def _text(self, request: Request, hypotheses: Sequence[Hypothesis]) -> str:
+    def _text(self, request: Request, hypotheses: Sequence[Output]) -> str:
         texts = [self._tgt.decode(hypothesis.ids) for hypothesis in hypotheses]
         # As the user wrote it, where decoding gives less back: <unk>, another case or normalization.
         prefix = self._tgt.decode(request.prefix_ids) if request.prefix_ids else ""
@@ -248,8 +184,3 @@ def beam_rule(options: TranslateOptions, num_best: int) -> BeamRule:
         no_repeat_ngram=options.no_repeat_ngram,
         num_best=num_best,
     )
-
-
-def sampling_rule(options: TranslateOptions) -> SamplingRule:
-    """How some options ask to draw."""
-    return SamplingRule(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p)

@@ -24,6 +24,7 @@ from seqkit.models.build import build_seq2seq
 from seqkit.models.encoder_decoder import EncoderDecoder, SourceTokens
 from seqkit.recipe.seq2seq_schema import Seq2SeqModel, TranslateOptions
 from seqkit.tasks.seq2seq import score_pairs
+from seqkit.tasks.torch_search import torch_translator
 from seqkit.tasks.translator import Translation, Translator
 from seqkit.tokenizers.char import CharTokenizer
 from seqkit.tokenizers.sentences import SentenceVocabulary
@@ -324,7 +325,7 @@ def translate(translator: Translator, lines: Sequence[str], num_best: int) -> li
 def test_deterministic_translations_are_the_same_to_the_last_bit(name: str) -> None:
     # In single precision, as models are used: there the shape of a product changes its last digits.
     model = make_model(name).float()
-    translator = Translator(model, SRC, TGT, TranslateOptions(beam=3, deterministic=True, max_length=9))
+    translator = torch_translator(model, SRC, TGT, TranslateOptions(beam=3, deterministic=True, max_length=9))
     expected = {line: translate(translator, [line], 3)[0] for line in LINES}
     for order in (LINES[::-1], [*LINES[3:], *LINES[3:]]):
         assert translate(translator, order, 3) == [expected[line] for line in order]
@@ -333,8 +334,8 @@ def test_deterministic_translations_are_the_same_to_the_last_bit(name: str) -> N
 @pytest.mark.parametrize("batch_tokens", [1, 20, 4096])
 def test_the_token_budget_changes_nothing_but_rounding(batch_tokens: int) -> None:
     model = make_model("pre-sinusoidal")
-    whole = Translator(model, SRC, TGT, TranslateOptions(max_length=9))
-    translator = Translator(model, SRC, TGT, TranslateOptions(max_length=9, batch_tokens=batch_tokens))
+    whole = torch_translator(model, SRC, TGT, TranslateOptions(max_length=9))
+    translator = torch_translator(model, SRC, TGT, TranslateOptions(max_length=9, batch_tokens=batch_tokens))
     sizes = [[len(batch) for batch in translator._batches(translator.reader.read(LINES))]]
     assert max(sizes[0]) == {1: 1, 20: 3, 4096: 5}[batch_tokens]
     found, expected = translate(translator, LINES, 2), translate(whole, LINES, 2)

@@ -13,7 +13,7 @@ from seqkit.data.pair_corpora import open_pairs
 from seqkit.recipe.loading import load_recipe
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe
 from seqkit.tasks.seq2seq_predictor import load_seq2seq
-from seqkit.tasks.translator import Translator
+from seqkit.tasks.torch_search import torch_translator
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -27,7 +27,7 @@ def test_hard_alignments_of_reverse_form_the_anti_diagonal(tmp_path: Path) -> No
     assert isinstance(recipe, Seq2SeqRecipe)
     run_training(recipe, tmp_path / "run")
     loaded = load_seq2seq(tmp_path / "run", torch.device("cpu"))
-    translator = Translator(loaded.model, loaded.src, loaded.tgt, recipe.translate, with_attention=True)
+    translator = torch_translator(loaded.model, loaded.src, loaded.tgt, recipe.translate, with_attention=True)
     words = [src for src, _ in open_pairs(recipe.data, "valid").lines()][:200]
     requests = translator.reader.read(words)
     num_right = num_letters = num_on_diagonal = 0

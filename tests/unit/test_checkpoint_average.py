@@ -16,8 +16,9 @@ from tiny_runs import PowerCut, run_training, tiny_recipe
 
 from seqkit.errors import InterruptedRunError
 from seqkit.recipe.schema import LmRecipe
-from seqkit.runs.checkpoint import read_checkpoint, read_facts
+from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.runs.metrics_log import read_metrics
+from seqkit.runs.model_facts import read_facts
 from seqkit.runs.step_folders import list_steps
 from seqkit.training.checkpoint_average import average_checkpoints, average_weights
 from seqkit.training.events import Averaged

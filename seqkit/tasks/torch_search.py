@@ -1,0 +1,129 @@
+"""Our own engine behind ``Translator``: beam search, greedy search or sampling with a model in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from seqkit.data.pair_batching import padded
+from seqkit.decoding.beam import beam_search
+from seqkit.decoding.hypotheses import Hypothesis
+from seqkit.decoding.model import AutoregressiveModel
+from seqkit.decoding.sampling import SamplingRule, row_generators
+from seqkit.decoding.single_path import sample_search
+from seqkit.models.encoder_decoder import SourceTokens
+from seqkit.recipe.seq2seq_schema import TranslateOptions
+from seqkit.tasks.translation_requests import SourceLimits
+from seqkit.tasks.translation_search import SearchBatch
+from seqkit.tasks.translator import Translator, beam_rule
+from seqkit.tokenizers.sentences import SentenceVocabulary
+
+
+class TorchSearch:
+    """Searches with a model.
+
+    Args:
+        model: Its ``initial_state`` takes ``SourceTokens``; one model or an ensemble.
+        src: The source side's ids.
+        tgt: The target side's ids.
+        options: The recipe's ``translate`` section, flags merged in.
+        device: Where the model is.
+        seed: Draw translations with this seed, as the options' temperature and the like say; ``None``: search.
+        with_attention: Return where the model looked.
+    """
+
+    def __init__(
+        self,
+        model: AutoregressiveModel,
+        src: SentenceVocabulary,
+        tgt: SentenceVocabulary,
+        options: TranslateOptions,
+        device: torch.device | None = None,
+        *,
+        seed: int | None = None,
+        with_attention: bool = False,
+    ) -> None:
+        self._model = model
+        self._src = src
+        self._tgt = tgt
+        self._options = options
+        self._device = device or torch.device("cpu")
+        self._seed = seed
+        self._with_attention = with_attention
+        self._never_written = tgt.never_written
+
+    def find(self, batch: SearchBatch, num_best: int) -> list[list[Hypothesis]]:
+        """See ``SearchEngine``; a sampled sentence has one output."""
+        source = self._source(batch.sentences)
+        source_lengths = [len(ids) + 1 for ids in batch.sentences]
+        if self._seed is not None:
+            outputs = sample_search(
+                self._model,
+                source,
+                len(batch.sentences),
+                sampling_rule(self._options),
+                generators=[row_generators(self._seed, 1, device=self._device, first_row=row)[0] for row in batch.rows],
+                bos_id=self._tgt.bos_id,
+                eos_id=self._tgt.eos_id,
+                max_lengths=batch.max_lengths,
+                device=self._device,
+                forbidden_ids=self._never_written,
+                min_length=self._options.min_length,
+                no_repeat_ngram=self._options.no_repeat_ngram,
+                prefixes=batch.prefixes,
+                source_lengths=source_lengths,
+                with_attention=self._with_attention,
+            )
+            return [[output] for output in outputs]
+        return beam_search(
+            self._model,
+            source,
+            len(batch.sentences),
+            beam_rule(self._options, num_best),
+            bos_id=self._tgt.bos_id,
+            eos_id=self._tgt.eos_id,
+            max_lengths=batch.max_lengths,
+            device=self._device,
+            forbidden_ids=self._never_written,
+            prefixes=batch.prefixes,
+            constraints=batch.constraints,
+            source_lengths=source_lengths,
+            with_attention=self._with_attention,
+        )
+
+    def has_attention(self) -> bool:
+        """Whether the model can say where it looks, tried on an empty source."""
+        attention = getattr(self._model, "attention", None)
+        if attention is None:
+            return False
+        with torch.inference_mode():
+            state = self._model.initial_state(self._source([[]]), 1)
+            _, state = self._model.step(state, torch.tensor([self._tgt.bos_id], device=self._device))
+            return attention(state) is not None
+
+    def _source(self, sentences: Sequence[list[int]]) -> SourceTokens:
+        ids_BS, mask_BS = padded([np.array([*ids, self._src.eos_id]) for ids in sentences], fill=self._src.eos_id)
+        return SourceTokens(torch.from_numpy(ids_BS).to(self._device), torch.from_numpy(mask_BS).to(self._device))
+
+
+def torch_translator(
+    model: AutoregressiveModel,
+    src: SentenceVocabulary,
+    tgt: SentenceVocabulary,
+    options: TranslateOptions,
+    device: torch.device | None = None,
+    *,
+    limits: SourceLimits | None = None,
+    seed: int | None = None,
+    with_attention: bool = False,
+) -> Translator:
+    """A translator with a model of ours; see ``TorchSearch`` and ``Translator`` for the arguments."""
+    search = TorchSearch(model, src, tgt, options, device, seed=seed, with_attention=with_attention)
+    return Translator(search, src, tgt, options, limits=limits)
+
+
+def sampling_rule(options: TranslateOptions) -> SamplingRule:
+    """How some options ask to draw."""
+    return SamplingRule(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p)
