@@ -105,7 +105,10 @@ def load_line_translator(
         CheckpointError: A model is damaged.
         UsageError: A model is of another task, or it or another option does not allow what is asked.
     """
+    import torch
+
     from seqkit.decoding.requests import check_rule
+    from seqkit.tasks.side_by_side import SideBySide
     from seqkit.tasks.translation_ensemble import joined_model, load_translation_models
     from seqkit.tasks.translation_requests import SourceLimits
     from seqkit.tasks.translator import Translator, beam_rule
@@ -123,8 +126,14 @@ def load_line_translator(
         console.logger.log(console.VERBOSE, "seed %d", seed)
     else:
         check_rule(beam_rule(options, form.num_best), vocab_size=first.tgt.vocab_size)
+    model, side_by_side = joined_model(loaded, options.weights), None
+    num_threads = torch.get_num_threads()
+    # With --deterministic each line has all cores, whether it is alone or not: their number may change the last bit.
+    if place.type == "cpu" and num_threads > 1 and not options.deterministic:
+        side_by_side = SideBySide(num_threads)
+        model = side_by_side.watched(model)
     translator = Translator(
-        joined_model(loaded),
+        model,
         first.src,
         first.tgt,
         options,
@@ -132,6 +141,7 @@ def load_line_translator(
         limits=limits,
         seed=seed,
         with_attention=form.alignments is not None,
+        side_by_side=side_by_side,
     )
     has_coverage = options.coverage_penalty > 0 and not options.sample
     if (form.alignments or has_coverage) and not translator.has_attention():

@@ -93,9 +93,9 @@ class TransformerSteps:
         x_ND = torch.embedding(self._embedding_VD, token_N) * self._stack.d_model**0.5
         if self._stack.positions is not None:
             x_ND = self._stack.positions(x_ND.unsqueeze(1), state.num_tokens).squeeze(1)
-        weights_BHWS = None
+        weights_BHWS, bias_B1WP = None, cache.bias()
         for index, layer in enumerate(self._layers):
-            x_ND = layer.attend_to_self(x_ND, cache, index, state.num_tokens)
+            x_ND = layer.attend_to_self(x_ND, cache, index, bias_B1WP, state.num_tokens)
             x_ND, weights_BHWS = layer.attend_to_memory(x_ND, state.memories[index], state.memory_bias)
             x_ND = layer.feed_forward(x_ND)
         logits_NV = self._output(x_ND if self._norm is None else self._norm(x_ND))
@@ -174,7 +174,9 @@ class _LayerSteps:
         self._feed_forward_norm = _Norm(layer.feed_forward_norm)
         self._activation = layer.feed_forward.activation
 
-    def attend_to_self(self, x_ND: Tensor, cache: BranchingCache, layer: int, position: int) -> Tensor:
+    def attend_to_self(
+        self, x_ND: Tensor, cache: BranchingCache, layer: int, bias_B1WP: Tensor | None, position: int
+    ) -> Tensor:
         """The branch of self-attention; keys and values go into the cache."""
         norm = self._self_norm
         qkv_NO = self._query_key_value(norm(x_ND) if self._norm_first else x_ND)
@@ -185,7 +187,7 @@ class _LayerSteps:
             turned = self._rotary(qkv_3BHWK[:2].reshape(-1, 1, 1, self._d_head), position)
             qkv_3BHWK = torch.cat([turned.view_as(qkv_3BHWK[:2]), qkv_3BHWK[2:]])
         keys_XPK, values_XPK = cache.add(layer, qkv_3BHWK[1:])
-        y_ND, _ = _attend(qkv_3BHWK[0], keys_XPK, values_XPK, cache.bias())
+        y_ND, _ = _attend(qkv_3BHWK[0], keys_XPK, values_XPK, bias_B1WP)
         x_ND = x_ND + self._self_output(y_ND)
         return x_ND if self._norm_first else norm(x_ND)
 

@@ -20,6 +20,7 @@ from seqkit.decoding.sampling import SamplingRule, row_generators
 from seqkit.decoding.single_path import sample_search
 from seqkit.models.encoder_decoder import SourceTokens
 from seqkit.recipe.seq2seq_schema import TranslateOptions
+from seqkit.tasks.side_by_side import SideBySide
 from seqkit.tasks.translation_requests import Request, RequestReader, SourceLimits, SourcePart
 from seqkit.tokenizers.base import REPLACEMENT
 from seqkit.tokenizers.sentences import SentenceVocabulary
@@ -72,6 +73,7 @@ class Translator:
         limits: How long a source may be.
         seed: Draw translations with this seed, as the options' temperature and the like say; ``None``: search.
         with_attention: Return where the model looked.
+        side_by_side: Threads to translate batches in, which watch the model; ``None``: one batch after the other.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Translator:
         limits: SourceLimits | None = None,
         seed: int | None = None,
         with_attention: bool = False,
+        side_by_side: SideBySide | None = None,
     ) -> None:
         self._model = model
         self._src = src
@@ -93,6 +96,7 @@ class Translator:
         self._device = device or torch.device("cpu")
         self._seed = seed
         self._with_attention = with_attention
+        self._map: Callable[..., Iterator[list[list[Hypothesis]]]] = side_by_side.map if side_by_side else map
         self._never_written = tgt.never_written
         self.reader = RequestReader(src, tgt, options, limits or SourceLimits())
         """Makes requests of lines."""
@@ -122,11 +126,17 @@ class Translator:
             For each line at least one translation and at most ``num_best``, best first.
         """
         found: list[list[list[Hypothesis]]] = [[[] for _ in request.parts] for request in requests]
-        for batch in self._batches(requests):
+
+        def find(batch: list[tuple[int, int]]) -> list[list[Hypothesis]]:
             if on_part is not None:
                 on_part()
-            for (line, part), outputs in zip(batch, self._find(requests, batch, num_best, first_line), strict=True):
-                found[line][part] = outputs
+            return self._find(requests, batch, num_best, first_line)
+
+        # The longest first: where several are worked on side by side, none is left alone with much work at the end.
+        batches = list(self._batches(requests))[::-1]
+        for batch, outputs in zip(batches, self._map(find, batches), strict=True):
+            for (line, part), hypotheses in zip(batch, outputs, strict=True):
+                found[line][part] = hypotheses
         return [self._joined(request, outputs) for request, outputs in zip(requests, found, strict=True)]
 
     def has_attention(self) -> bool:
