@@ -90,7 +90,7 @@ BatchTokens = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option("--weights", help="The decoder's matrices: float, or int8, which is faster (float)."),
+    typer.Option("--weights", help="The decoder's matrices: float, or int8, rounded to 8 bits (float)."),
 ]
 Deterministic = Annotated[
     bool | None,

@@ -119,7 +119,7 @@ class TransformerSteps:
 
 
 class FloatLinear:
-    """A linear layer with its matrix transposed: with a few rows up to twice as fast on a CPU, with many no slower.
+    """A linear layer with its matrix transposed, which on a CPU is up to twice as fast for a few rows.
 
     Args:
         linear: The layer.

@@ -47,7 +47,7 @@ from .sides import (
 Engine = Callable[[Sequence[str]], list[str]]
 
 _CTRANSLATE2_BATCH_TOKENS = 1024
-"""Source tokens of its batches: the fastest of 512 to 4,096 here."""
+"""Source tokens of its batches."""
 
 
 def own_engine(loaded: LoadedSeq2Seq, options: TranslateOptions, threads: int) -> Engine:
@@ -64,8 +64,8 @@ def own_engine(loaded: LoadedSeq2Seq, options: TranslateOptions, threads: int) -
 def ctranslate2_engine(export: Path, loaded: LoadedSeq2Seq, options: TranslateOptions, threads: int) -> Engine:
     """CTranslate2 with a model exported from the same weights, its token number i being ours.
 
-    Many lines it translates with a thread for each batch and several batches side by side, a single line with all
-    threads: for each the faster way.
+    Many lines it translates as ours does, with a thread for each batch and several batches side by side; a single line
+    with all threads.
     """
     ctranslate2: Any = importlib.import_module("ctranslate2")
     config = json.loads((export / "config.json").read_text(encoding="utf-8"))
