@@ -1,4 +1,4 @@
-"""A Transformer decoder laid out for taking one step after the other: the same function as its modules, much faster.
+"""A Transformer decoder laid out for one step after the other: the function of its modules, in far fewer calls.
 
 At a few rows a step, PyTorch's work for each call counts as much as the arithmetic. So the weights are taken out of
 the modules once: matrices transposed (faster for few rows), the queries' 1 / √K multiplied into them, and each step
