@@ -57,7 +57,10 @@ def load_engine(request: EngineRequest) -> ReadyEngine:
 
 
 def _torch(request: EngineRequest) -> ReadyEngine:
+    import torch
+
     from seqkit.cli.model_options import choose_device
+    from seqkit.tasks.side_by_side import SideBySide
     from seqkit.tasks.torch_search import TorchSearch
     from seqkit.tasks.translation_ensemble import joined_model, load_translation_models
     from seqkit.tasks.translation_requests import SourceLimits
@@ -65,14 +68,18 @@ def _torch(request: EngineRequest) -> ReadyEngine:
     place = choose_device(request.device, request.threads)
     loaded = load_translation_models(request.paths, place)
     src, tgt = loaded[0].src, loaded[0].tgt
+    num_threads = torch.get_num_threads()
+    # With --deterministic each line has all cores, whether it is alone or not: their number may change the last bit.
+    has_threads = place.type == "cpu" and num_threads > 1 and not request.options.deterministic
     search = TorchSearch(
-        joined_model(loaded),
+        joined_model(loaded, request.options.weights),
         src,
         tgt,
         request.options,
         place,
         seed=request.seed,
         with_attention=request.with_attention,
+        side_by_side=SideBySide(num_threads) if has_threads else None,
     )
     return ReadyEngine(search=search, src=src, tgt=tgt, limits=SourceLimits.of(one.recipe for one in loaded))
 

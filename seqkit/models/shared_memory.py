@@ -31,6 +31,9 @@ def move_rows(source_of_row_N: Tensor, index_N: Tensor, num_sources: int) -> tup
     (tensor([0, 0]), tensor([1]))
     """
     sources_N = source_of_row_N.index_select(0, index_N)
+    if torch.equal(sources_N, source_of_row_N):
+        # By far the most frequent: beams exchange hypotheses.
+        return source_of_row_N, None
     kept_B = _adjacent_sources(sources_N)
     if len(kept_B) == num_sources and bool((kept_B == torch.arange(num_sources, device=kept_B.device)).all()):
         return sources_N, None

@@ -6,32 +6,25 @@ Legend: B sources, W rows of one source, N = B·W rows, T time, S memory positio
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 
 from seqkit.models.attention import KeyValueCache, causal_bias, padding_bias
 from seqkit.models.memory import Memory
-from seqkit.models.shared_memory import move_rows
-from seqkit.models.transformer import ProjectedMemory, TransformerStack
+from seqkit.models.transformer import TransformerStack
+from seqkit.models.transformer_steps import SteppingState, StepWeights, TransformerSteps
 
 
 @dataclass(frozen=True)
 class TransformerState:
-    """What was read so far. ``step`` writes into its caches, so each state is stepped once."""
+    """What was read so far, without a memory. ``step`` writes into its caches, so each state is stepped once."""
 
     caches: list[KeyValueCache]
-    """A layer each; one row a hypothesis."""
-    memories: list[ProjectedMemory] | None = None
-    """A layer each; one row a source, whatever the number of its hypotheses."""
-    memory_bias: Tensor | None = None
-    """Shape (B, 1, 1, S); ``None`` where the memory has no padding."""
-    source_of_row_N: Tensor | None = None
-    """Which row of the memory each hypothesis attends to."""
+    """A layer each; one row a sequence."""
     window_NT: Tensor | None = None
     """The tokens in the caches, where the context is limited."""
-    attention_NS: Tensor | None = None
-    """Weights of the last step over the memory: the last layer's, mean of its heads."""
 
     @property
     def length(self) -> int:
@@ -67,6 +60,7 @@ class TransformerDecoder(nn.Module):
         self.embedding = embedding if embedding is not None else nn.Embedding(vocab_size, stack.d_model)
         self.output = nn.Linear(stack.d_model, vocab_size)
         self.ties_embeddings = ties_embeddings
+        self._fixed_steps: TransformerSteps | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -104,24 +98,11 @@ class TransformerDecoder(nn.Module):
         x_BTD = self._embed(ids_BT)
         if state is None:
             return self.stack(x_BTD, bias=bias), None
-        weights: list[Tensor] = []
-        y_BTD = self.stack(
-            x_BTD,
-            bias=bias,
-            caches=state.caches,
-            memories=state.memories,
-            memory_bias=state.memory_bias,
-            memory_weights=weights,
-        )
-        attention_NS = None
-        if weights:
-            # (B, H, W, S): the rows of a source are its queries; of several steps at once the last one counts.
-            last_BWS = weights[-1].mean(dim=1).unflatten(1, (-1, ids_BT.size(1)))[:, :, -1]
-            attention_NS = last_BWS.flatten(0, 1)
+        y_BTD = self.stack(x_BTD, bias=bias, caches=state.caches)
         window_NT = None
         if state.window_NT is not None:
             window_NT = torch.cat([state.window_NT, ids_BT], dim=1)
-        return y_BTD, replace(state, attention_NS=attention_NS, window_NT=window_NT)
+        return y_BTD, replace(state, window_NT=window_NT)
 
     def attended_hidden(
         self,
@@ -155,65 +136,79 @@ class TransformerDecoder(nn.Module):
     def forward(self, ids_BT: Tensor, state: TransformerState | None = None) -> tuple[Tensor, TransformerState]:
         """Logits for the token after each of ``ids_BT``, shape (B, T, V), and the state after the last."""
         if state is None:
-            state = self.initial_state(None, ids_BT.size(0))
+            state = self._empty_state(ids_BT.size(0))
         hidden_BTD, new_state = self.hidden(ids_BT, state)
         assert new_state is not None
         return self.output(hidden_BTD), new_state
 
-    def initial_state(self, memory: Memory | None, batch_size: int) -> TransformerState:
-        """The state before the first token: empty caches, and the memory projected for every layer."""
-        caches = self.stack.new_caches(batch_size, self.embedding.weight.dtype)
-        device = self.embedding.weight.device
-        if memory is None:
-            window_N0 = None
-            if self.context_length is not None:
-                window_N0 = torch.empty(batch_size, 0, dtype=torch.long, device=device)
-            return TransformerState(caches, window_NT=window_N0)
-        return TransformerState(
-            caches,
-            memories=self.stack.project_memory(memory.values_BSM),
-            memory_bias=None if bool(memory.mask_BS.all()) else padding_bias(memory.mask_BS),
-            source_of_row_N=torch.arange(batch_size, device=device),
-        )
+    def fix_weights(self, weights: StepWeights = "float") -> None:
+        """Lay the weights out for steps once, of a model that is no longer trained.
 
-    def step(self, state: TransformerState, token_N: Tensor) -> tuple[Tensor, TransformerState]:
-        """One token a row: logits of shape (N, V) for the next, and the new state.
+        Otherwise that is done for each batch of sources. Later changes of the weights do not count in steps.
+
+        Args:
+            weights: ``int8`` rounds the matrices, for steps alone.
+        """
+        self._fixed_steps = self._steps(weights)
+
+    @overload
+    def initial_state(self, memory: None, batch_size: int) -> TransformerState: ...
+    @overload
+    def initial_state(self, memory: Memory, batch_size: int) -> SteppingState: ...
+    def initial_state(self, memory: Memory | None, batch_size: int) -> TransformerState | SteppingState:
+        """The state before the first token: nothing read, and the memory projected for every layer."""
+        if memory is None:
+            return self._empty_state(batch_size)
+        return (self._fixed_steps or self._steps()).initial_state(memory)
+
+    @overload
+    def step(self, state: TransformerState, token_N: Tensor) -> tuple[Tensor, TransformerState]: ...
+    @overload
+    def step(self, state: SteppingState, token_N: Tensor) -> tuple[Tensor, SteppingState]: ...
+    def step(
+        self, state: TransformerState | SteppingState, token_N: Tensor
+    ) -> tuple[Tensor, TransformerState | SteppingState]:
+        """One token a row: logits of shape (N, V) for the next, and the new state. There is no dropout with a memory.
 
         Where the context is full, the later half of it is read again from an empty cache, and the token after it:
         cached keys and values know what stood before them, so the earlier half cannot be taken out of them. That
         costs one pass over half a context now and then, and what is forgotten is forgotten for good.
         """
+        if isinstance(state, SteppingState):
+            return state.steps.step(state, token_N)
         ids_NT = token_N.unsqueeze(1)
         if state.window_NT is not None and state.length == self.context_length:
             kept_NT = state.window_NT[:, state.length - self.context_length // 2 :]
             ids_NT = torch.cat([kept_NT, ids_NT], dim=1)
-            state = self.initial_state(None, len(token_N))
+            state = self._empty_state(len(token_N))
         hidden_NTD, new_state = self.hidden(ids_NT, state)
         assert new_state is not None
         return self.output(hidden_NTD[:, -1]), new_state
 
-    def reorder(self, state: TransformerState, index_N: Tensor) -> TransformerState:
-        """The rows ``index_N``; the memory is copied only where the sources change."""
+    @overload
+    def reorder(self, state: TransformerState, index_N: Tensor) -> TransformerState: ...
+    @overload
+    def reorder(self, state: SteppingState, index_N: Tensor) -> SteppingState: ...
+    def reorder(self, state: TransformerState | SteppingState, index_N: Tensor) -> TransformerState | SteppingState:
+        """The rows ``index_N``; a memory is copied only where the sources change."""
+        if isinstance(state, SteppingState):
+            return state.steps.reorder(state, index_N)
         caches = [cache.reorder(index_N) for cache in state.caches]
         window_NT = None if state.window_NT is None else state.window_NT.index_select(0, index_N)
-        attention_NS = None if state.attention_NS is None else state.attention_NS.index_select(0, index_N)
-        state = replace(state, caches=caches, window_NT=window_NT, attention_NS=attention_NS)
-        if state.memories is None:
-            return state
-        assert state.source_of_row_N is not None
-        source_of_row_N, kept_B = move_rows(state.source_of_row_N, index_N, len(state.memories[0][0]))
-        if kept_B is None:
-            return replace(state, source_of_row_N=source_of_row_N)
-        return replace(
-            state,
-            memories=[(k.index_select(0, kept_B), v.index_select(0, kept_B)) for k, v in state.memories],
-            memory_bias=None if state.memory_bias is None else state.memory_bias.index_select(0, kept_B),
-            source_of_row_N=source_of_row_N,
-        )
+        return replace(state, caches=caches, window_NT=window_NT)
 
-    def attention(self, state: TransformerState) -> Tensor | None:
-        """Weights of the last step over the memory, shape (N, S); ``None`` before the first step."""
-        return state.attention_NS
+    def attention(self, state: TransformerState | SteppingState) -> Tensor | None:
+        """Weights of the step just made over the memory, shape (N, S); ``None`` without one, or before a step."""
+        return state.attention() if isinstance(state, SteppingState) else None
+
+    def _steps(self, weights: StepWeights = "float") -> TransformerSteps:
+        return TransformerSteps(self.stack, self.embedding, self.output, weights=weights)
+
+    def _empty_state(self, batch_size: int) -> TransformerState:
+        window_N0 = None
+        if self.context_length is not None:
+            window_N0 = torch.empty(batch_size, 0, dtype=torch.long, device=self.embedding.weight.device)
+        return TransformerState(self.stack.new_caches(batch_size, self.embedding.weight.dtype), window_N0)
 
     def _embed(self, ids_BT: Tensor) -> Tensor:
         embedded: Tensor = self.embedding(ids_BT) * self.stack.d_model**0.5

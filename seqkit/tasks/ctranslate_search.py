@@ -20,7 +20,7 @@ Legend: W beams, T predictions, S source tokens with the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -135,8 +135,15 @@ class CtranslateSearch:
         """A Transformer always has attention to its source."""
         return True
 
+    def find_each(
+        self, batches: Sequence[SearchBatch], num_best: int
+    ) -> Generator[list[list[CtranslateOutput]], None, None]:
+        """See ``SearchEngine``; one batch after the other."""
+        for batch in batches:
+            yield self.find(batch, num_best)
+
     def find(self, batch: SearchBatch, num_best: int) -> list[list[CtranslateOutput]]:
-        """See ``SearchEngine``.
+        """Of each sentence at least one output and at most ``num_best``, best first.
 
         Raises:
             SeqkitError: The model gave scores that are not numbers.

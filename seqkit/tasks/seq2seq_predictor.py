@@ -30,6 +30,11 @@ class LoadedSeq2Seq:
     path: Path
     facts: dict[str, Any]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
 
 def load_seq2seq(path: Path, device: torch.device) -> LoadedSeq2Seq:
     """Read an encoder-decoder model from a run folder or checkpoint folder; runs no code from it.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,11 +11,12 @@ import torch
 from seqkit.data.pair_batching import padded
 from seqkit.decoding.beam import beam_search
 from seqkit.decoding.hypotheses import Hypothesis
-from seqkit.decoding.model import AutoregressiveModel
+from seqkit.decoding.model import AttentiveModel
 from seqkit.decoding.sampling import SamplingRule, row_generators
 from seqkit.decoding.single_path import sample_search
 from seqkit.models.encoder_decoder import SourceTokens
 from seqkit.recipe.seq2seq_schema import TranslateOptions
+from seqkit.tasks.side_by_side import SideBySide
 from seqkit.tasks.translation_requests import SourceLimits
 from seqkit.tasks.translation_search import SearchBatch
 from seqkit.tasks.translator import Translator, beam_rule
@@ -32,11 +34,12 @@ class TorchSearch:
         device: Where the model is.
         seed: Draw translations with this seed, as the options' temperature and the like say; ``None``: search.
         with_attention: Return where the model looked.
+        side_by_side: Threads to search batches in; ``None``: one batch after the other.
     """
 
     def __init__(
         self,
-        model: AutoregressiveModel,
+        model: AttentiveModel,
         src: SentenceVocabulary,
         tgt: SentenceVocabulary,
         options: TranslateOptions,
@@ -44,8 +47,10 @@ class TorchSearch:
         *,
         seed: int | None = None,
         with_attention: bool = False,
+        side_by_side: SideBySide | None = None,
     ) -> None:
-        self._model = model
+        self._model = model if side_by_side is None else side_by_side.watched(model)
+        self._side_by_side = side_by_side
         self._src = src
         self._tgt = tgt
         self._options = options
@@ -54,8 +59,15 @@ class TorchSearch:
         self._with_attention = with_attention
         self._never_written = tgt.never_written
 
+    def find_each(
+        self, batches: Sequence[SearchBatch], num_best: int
+    ) -> Generator[list[list[Hypothesis]], None, None]:
+        """See ``SearchEngine``."""
+        work = partial(self.find, num_best=num_best)
+        yield from map(work, batches) if self._side_by_side is None else self._side_by_side.map(work, batches)
+
     def find(self, batch: SearchBatch, num_best: int) -> list[list[Hypothesis]]:
-        """See ``SearchEngine``; a sampled sentence has one output."""
+        """Of each sentence at least one output and at most ``num_best``, best first; of a sampled one, one."""
         source = self._source(batch.sentences)
         source_lengths = [len(ids) + 1 for ids in batch.sentences]
         if self._seed is not None:
@@ -109,7 +121,7 @@ class TorchSearch:
 
 
 def torch_translator(
-    model: AutoregressiveModel,
+    model: AttentiveModel,
     src: SentenceVocabulary,
     tgt: SentenceVocabulary,
     options: TranslateOptions,
@@ -118,9 +130,12 @@ def torch_translator(
     limits: SourceLimits | None = None,
     seed: int | None = None,
     with_attention: bool = False,
+    side_by_side: SideBySide | None = None,
 ) -> Translator:
     """A translator with a model of ours; see ``TorchSearch`` and ``Translator`` for the arguments."""
-    search = TorchSearch(model, src, tgt, options, device, seed=seed, with_attention=with_attention)
+    search = TorchSearch(
+        model, src, tgt, options, device, seed=seed, with_attention=with_attention, side_by_side=side_by_side
+    )
     return Translator(search, src, tgt, options, limits=limits)
 
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -67,8 +67,13 @@ class Output(Protocol):
 class SearchEngine(Protocol):
     """Finds translations."""
 
-    def find(self, batch: SearchBatch, num_best: int) -> Sequence[Sequence[Output]]:
-        """Of each sentence at least one output and at most ``num_best``, best first."""
+    def find_each(
+        self, batches: Sequence[SearchBatch], num_best: int
+    ) -> Generator[Sequence[Sequence[Output]], None, None]:
+        """For each batch, in order: of each sentence at least one output and at most ``num_best``, best first.
+
+        Several batches may be worked on ahead; closing the generator ends that.
+        """
         ...
 
     def has_attention(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from seqkit.decoding.requests import BeamRule
@@ -99,30 +100,31 @@ class Translator:
             For each line at least one translation and at most ``num_best``, best first.
         """
         found: list[list[Sequence[Output]]] = [[() for _ in request.parts] for request in requests]
-        for batch in self._batches(requests):
-            if on_part is not None:
-                on_part()
-            for (line, part), outputs in zip(batch, self._find(requests, batch, num_best, first_line), strict=True):
-                found[line][part] = outputs
+        # The longest first: where several are worked on side by side, none is left alone with much work at the end.
+        batches = list(self._batches(requests))[::-1]
+        asked = [self._asked(requests, batch, first_line) for batch in batches]
+        with closing(self._search.find_each(asked, num_best)) as results:
+            for batch in batches:
+                if on_part is not None:
+                    on_part()
+                for (line, part), outputs in zip(batch, next(results), strict=True):
+                    found[line][part] = outputs
         return [self._joined(request, outputs) for request, outputs in zip(requests, found, strict=True)]
 
     def has_attention(self) -> bool:
         """Whether translations can come with attention to the source."""
         return self._search.has_attention()
 
-    def _find(
-        self, requests: Sequence[Request], batch: list[tuple[int, int]], num_best: int, first_line: int
-    ) -> Sequence[Sequence[Output]]:
-        """Outputs of some parts of lines."""
+    def _asked(self, requests: Sequence[Request], batch: list[tuple[int, int]], first_line: int) -> SearchBatch:
+        """Some parts of lines, as the engine wants them."""
         parts = [requests[line].parts[part] for line, part in batch]
-        asked = SearchBatch(
+        return SearchBatch(
             sentences=[part.ids for part in parts],
             max_lengths=[part.max_length for part in parts],
             prefixes=[requests[line].prefix_ids if part == 0 else [] for line, part in batch],
             constraints=[requests[line].constraints for line, _ in batch],
             rows=[first_line - 1 + line + part * _ROWS_OF_A_PART for line, part in batch],
         )
-        return self._search.find(asked, num_best)
 
     def _joined(self, request: Request, outputs: Sequence[Sequence[Output]]) -> list[Translation]:
         """The translations of a line from what was found for its parts."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq, load_seq2seq
-from seqkit.tasks.translator import Translator
+from seqkit.tasks.torch_search import torch_translator
 from seqkit.training.device import describe_device, set_threads
 
 from .growth_lines import add_model_options, model_to_time
@@ -66,7 +66,8 @@ def timed(loaded: LoadedSeq2Seq, *, length: int, beam: int, num_sentences: int) 
     """A run: seconds for each of some sentences of a length."""
     # Of a translation's tokens the end is the last, and min_length does not count it.
     changes = {"beam": beam, "min_length": length - 1, "max_length": length}
-    translator = Translator(loaded.model, loaded.src, loaded.tgt, loaded.recipe.translate.model_copy(update=changes))
+    options = loaded.recipe.translate.model_copy(update=changes)
+    translator = torch_translator(loaded.model, loaded.src, loaded.tgt, options)
     lines = sources(loaded, length, num_sentences)
 
     def run() -> float:

@@ -1,0 +1,133 @@
+"""Steps of a Transformer decoder: hypotheses that branch, meet no others, and agree with whole sequences.
+
+Legend: B sources, W hypotheses of each, N = B·W, S source length, T target length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqkit.models.encoder_decoder import EncoderDecoder, SourceTokens, TransformerEncoder
+from seqkit.models.transformer import TransformerStack
+from seqkit.models.transformer_decoder import TransformerDecoder
+from seqkit.models.transformer_steps import SteppingState
+
+B, S, V, D = 3, 5, 11, 8
+LENGTHS_B1 = torch.tensor([[5], [2], [4]])
+SOURCE = SourceTokens(
+    torch.randint(V, (B, S), generator=torch.Generator().manual_seed(1)), torch.arange(S) < LENGTHS_B1
+)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pre-relu": {"norm": "pre", "positions": "sinusoidal", "activation": "relu"},
+    "pre-gelu": {"norm": "pre", "positions": "learned", "activation": "gelu"},
+    "post-geglu": {"norm": "post", "positions": "rotary", "activation": "geglu"},
+    "post-swiglu": {"norm": "post", "positions": "sinusoidal", "activation": "swiglu"},
+}
+
+
+def make_model(variant: str) -> EncoderDecoder:
+    """In float64, every parameter random."""
+    options = VARIANTS[variant]
+    encoder = TransformerEncoder(V, TransformerStack(1, D, 2, 12, **options))
+    decoder = TransformerDecoder(V, TransformerStack(2, D, 2, 12, d_memory=D, **options))
+    model = EncoderDecoder(encoder, decoder).double().eval()
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4, generator=generator)
+    return model
+
+
+def whole(model: EncoderDecoder, source_of_row_N: Tensor, ids_NT: Tensor) -> Tensor:
+    """Logits after the last of some tokens, by a pass over whole sequences, each row with a source of its own."""
+    source = SourceTokens(SOURCE.ids_BS[source_of_row_N], SOURCE.mask_BS[source_of_row_N])
+    logits_NV: Tensor = model.target.output(model.target.attended_hidden(ids_NT, model.encode(source))[:, -1])
+    return logits_NV
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_hypotheses_that_branch_for_long_agree_with_whole_sequences(variant: str) -> None:
+    model, generator, width = make_model(variant), torch.Generator().manual_seed(3), 4
+    state = model.initial_state(SOURCE, B)
+    origin_N, read_NT = torch.arange(B), torch.empty(B, 0, dtype=torch.long)
+    num_positions = []
+    for step in range(60):
+        token_N = torch.randint(V, origin_N.shape, generator=generator)
+        logits_NV, state = model.step(state, token_N)
+        read_NT = torch.cat([read_NT, token_N.unsqueeze(1)], dim=1)
+        if step % 7 == 0 or step > 56:
+            torch.testing.assert_close(logits_NV, whole(model, origin_N, read_NT))
+        num_positions.append(state.cache.num_positions)
+        # Any hypothesis of a source may go on as any number of them; the second source leaves on the way.
+        sources = [0, 1, 2] if step < 30 else [0, 2] if step < 50 else [2]
+        index_N = torch.cat([_rows_from(origin_N, source, width, generator) for source in sources])
+        state = model.reorder(state, index_N)
+        origin_N, read_NT = origin_N[index_N], read_NT[index_N]
+    # What nobody sees is dropped: of 60 steps with 4 hypotheses each there would be 237 positions.
+    assert max(num_positions) < 150
+    # But not in every step, which would be a copy each time.
+    assert sum(after < before for before, after in pairwise(num_positions)) < 15
+
+
+def _rows_from(origin_N: Tensor, source: int, width: int, generator: torch.Generator) -> Tensor:
+    rows = (origin_N == source).nonzero().squeeze(1)
+    return rows[torch.randint(len(rows), (width,), generator=generator)]
+
+
+@torch.no_grad()
+def test_one_state_goes_on_in_two_ways_once_it_is_reordered() -> None:
+    model = make_model("pre-relu")
+    state = model.initial_state(SOURCE, B)
+    first_N, ids_2B = torch.tensor([1, 2, 3]), torch.tensor([[4, 5, 6], [7, 8, 9]])
+    _, state = model.step(state, first_N)
+    order_B = torch.arange(B)
+    states = [model.reorder(state, order_B) for _ in range(2)]
+    read = [torch.stack([first_N, ids_B], dim=1) for ids_B in ids_2B]
+    for number in (0, 1):
+        logits_BV, states[number] = model.step(states[number], ids_2B[number])
+        torch.testing.assert_close(logits_BV, whole(model, order_B, read[number]))
+    # Neither sees what the other has read meanwhile.
+    for number in (0, 1):
+        logits_BV, _ = model.step(states[number], first_N)
+        expected_BV = whole(model, order_B, torch.cat([read[number], first_N.unsqueeze(1)], dim=1))
+        torch.testing.assert_close(logits_BV, expected_BV)
+
+
+@torch.no_grad()
+def test_sources_leave_before_the_first_step_too() -> None:
+    model, token_N = make_model("pre-relu"), torch.tensor([3, 4])
+    state = model.reorder(model.initial_state(SOURCE, B), torch.tensor([2, 0]))
+    logits_NV, _ = model.step(state, token_N)
+    torch.testing.assert_close(logits_NV, whole(model, torch.tensor([2, 0]), token_N.unsqueeze(1)))
+
+
+@torch.no_grad()
+def test_attention_is_told_of_the_step_just_made_only() -> None:
+    model = make_model("pre-relu")
+    _, state = model.step(model.initial_state(SOURCE, B), torch.tensor([1, 2, 3]))
+    weights_NS = model.attention(state)
+    assert weights_NS is not None
+    torch.testing.assert_close(weights_NS.sum(dim=1), torch.ones(B, dtype=torch.float64))
+    assert model.attention(model.reorder(state, torch.tensor([0, 1]))) is None
+
+
+@torch.no_grad()
+def test_steps_follow_the_weights_until_they_are_fixed() -> None:
+    model, token_B = make_model("pre-relu"), torch.tensor([1, 2, 3])
+
+    def logits() -> Tensor:
+        return model.step(model.initial_state(SOURCE, B), token_B)[0]
+
+    before_BV = logits()
+    model.decoder.output.bias += 1.0  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(logits(), before_BV + 1.0)
+    model.fix_weights()
+    state = model.initial_state(SOURCE, B)
+    assert isinstance(state, SteppingState)
+    assert state.steps is model.initial_state(SOURCE, B).steps
+    torch.testing.assert_close(logits(), before_BV + 1.0)
