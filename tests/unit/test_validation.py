@@ -52,7 +52,7 @@ class Searches:
             self.max_lengths.append(list(options["max_lengths"]))
             return beam_search(model, source, batch_size, rule, **options)
 
-        monkeypatch.setattr("seqkit.tasks.translator.beam_search", noted)
+        monkeypatch.setattr("seqkit.tasks.torch_search.beam_search", noted)
 
 
 @pytest.mark.parametrize(("beam", "expected"), [("unset", 1), (3, 3), (None, 4)])
