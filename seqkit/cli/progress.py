@@ -158,14 +158,25 @@ class TrainingDisplay:
 
 
 class EncodingLog:
-    """Says now and then how far the encoding of a large corpus is; silent for a small one."""
+    """Says now and then how far the encoding of a large corpus is, and how fast it goes; silent for a small one."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._last: tuple[float, int] | None = None
 
     def __call__(self, num_bytes: int) -> None:
-        """Take note of the bytes encoded so far."""
+        """Take note of the bytes of a text that are done."""
         now = time.monotonic()
-        if now - self._last >= _ENCODING_INTERVAL:
-            self._last = now
-            logger.info("encoded %s MB of text", f"{num_bytes / 1e6:,.0f}", extra={"event": "encoding"})
+        if self._last is None or num_bytes < self._last[1]:
+            # A text begins, or goes on from where an earlier process left it.
+            self._last = (now, num_bytes)
+            return
+        then, num_before = self._last
+        if now - then >= _ENCODING_INTERVAL:
+            self._last = (now, num_bytes)
+            rate = (num_bytes - num_before) / (now - then)
+            logger.info(
+                "encoded %s MB of text (%s MB/s)",
+                f"{num_bytes / 1e6:,.0f}",
+                f"{rate / 1e6:,.1f}",
+                extra={"event": "encoding", "fields": {"num_bytes": num_bytes, "bytes_per_second": rate}},
+            )

@@ -187,11 +187,12 @@ def _require_data(loaded: LoadedRecipe) -> None:
     """Check that every named text and tokenizer is there, and point at its line in the recipe if not."""
     from seqkit.data.readers import open_source
     from seqkit.recipe.keys import walk
+    from seqkit.recipe.mixtures import has_mappings
     from seqkit.tokenizers.registry import made_before
 
     values = loaded.recipe.model_dump()
     for path, slot, value in walk(type(loaded.recipe), values):
-        if not slot.is_data_source or value is None:
+        if not slot.is_data_source or value is None or has_mappings(value):
             continue
         try:
             open_source(value)

@@ -12,8 +12,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from seqkit.data.sharded_ids import ShardedIds, TokenIds, Windows
+from seqkit.data.shuffling import Places, Shuffle
 from seqkit.errors import DataError
 from seqkit.tokenizers.base import TokenArray
+
+_HELD_IN_MEMORY = 1 << 22
+"""Windows whose order is held in memory; that of more is computed place by place, and so another one."""
 
 _STRIDE_STREAM = 2
 """Sets these draws apart from what else of a run is drawn from its seed and an epoch."""
@@ -94,7 +99,7 @@ class ColumnBatches:
 
     def __init__(
         self,
-        ids: TokenArray,
+        ids: TokenIds,
         num_columns: int,
         sequence_length: int,
         *,
@@ -113,11 +118,15 @@ class ColumnBatches:
         self.seed = seed
         self.column_length = num_predicted // num_columns
         self.num_dropped = num_predicted % num_columns
-        # Views of the memory map, without its class: numpy.memmap makes each slice several times slower.
-        flat = np.asarray(ids)
-        num_used = num_columns * self.column_length
-        self._inputs_BL = flat[:num_used].reshape(num_columns, self.column_length)
-        self._targets_BL = flat[1 : num_used + 1].reshape(num_columns, self.column_length)
+        self._ids = ids
+        self._views_BL: tuple[TokenArray, TokenArray] | None = None
+        if not isinstance(ids, ShardedIds):
+            # Views of the memory map, without its class: numpy.memmap makes each slice several times slower.
+            flat = np.asarray(ids)
+            num_used = num_columns * self.column_length
+            inputs, targets = flat[:num_used], flat[1 : num_used + 1]
+            shape = (num_columns, self.column_length)
+            self._views_BL = inputs.reshape(shape), targets.reshape(shape)
 
     def num_batches(self, epoch: int) -> int:
         """See ``BatchOrder.num_batches``; the same in every epoch."""
@@ -125,19 +134,29 @@ class ColumnBatches:
 
     def batch(self, epoch: int, index: int) -> LmBatch:
         """See ``BatchOrder.batch``; each epoch starts fresh."""
-        _check_index(index, self.num_batches(epoch))
-        steps = slice(index * self.sequence_length, (index + 1) * self.sequence_length)
+        check_index(index, self.num_batches(epoch))
+        first = index * self.sequence_length
+        inputs_BT, targets_BT = self._steps(first, min(first + self.sequence_length, self.column_length))
         return LmBatch(
-            inputs_BT=self._inputs_BL[:, steps].astype(np.int64, order="C"),
-            targets_BT=self._targets_BL[:, steps].astype(np.int64, order="C"),
+            inputs_BT=inputs_BT.astype(np.int64, order="C"),
+            targets_BT=targets_BT.astype(np.int64, order="C"),
             starts_fresh=index == 0,
             resets_B=self._resets(epoch, index),
         )
 
+    def _steps(self, first: int, end: int) -> tuple[TokenArray, TokenArray]:
+        """Inputs and targets of the steps [first, end) of every column."""
+        if self._views_BL is not None:
+            inputs_BL, targets_BL = self._views_BL
+            return inputs_BL[:, first:end], targets_BL[:, first:end]
+        starts_B = np.arange(self.num_columns) * self.column_length + first
+        steps_BT = Windows(self._ids, end - first + 1).at(starts_B)
+        return steps_BT[:, :-1], steps_BT[:, 1:]
+
     def _resets(self, epoch: int, index: int) -> npt.NDArray[np.bool_] | None:
         if self.reset_probability == 0 or index == 0:
             return None
-        resets_B = _generator(self.seed, epoch, index).random(self.num_columns) < self.reset_probability
+        resets_B = random_numbers(self.seed, epoch, index).random(self.num_columns) < self.reset_probability
         return resets_B if resets_B.any() else None
 
 
@@ -153,7 +172,7 @@ class FullBatches:
         DataError: The text is too short.
     """
 
-    def __init__(self, ids: TokenArray, num_columns: int, *, name: str | None = None) -> None:
+    def __init__(self, ids: TokenIds, num_columns: int, *, name: str | None = None) -> None:
         longest = max(1, (len(ids) - 1) // num_columns)
         self._columns = ColumnBatches(ids, num_columns, longest, allow_short=True, name=name)
         self.num_columns = num_columns
@@ -187,7 +206,7 @@ class WindowBatches:
     """
 
     def __init__(
-        self, ids: TokenArray, num_windows: int, sequence_length: int, seed: int, *, name: str | None = None
+        self, ids: TokenIds, num_windows: int, sequence_length: int, seed: int, *, name: str | None = None
     ) -> None:
         smallest = num_windows * sequence_length + 1
         if len(ids) < smallest:
@@ -196,7 +215,7 @@ class WindowBatches:
         self.sequence_length = sequence_length
         self.seed = seed
         self._num_batches = max(1, (len(ids) - 1) // (num_windows * sequence_length))
-        self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(ids), sequence_length + 1)
+        self._windows = Windows(ids, sequence_length + 1)
 
     def num_batches(self, epoch: int) -> int:
         """See ``BatchOrder.num_batches``; the same in every epoch."""
@@ -204,9 +223,9 @@ class WindowBatches:
 
     def batch(self, epoch: int, index: int) -> LmBatch:
         """See ``BatchOrder.batch``; always starts fresh."""
-        _check_index(index, self.num_batches(epoch))
-        starts_B = _generator(self.seed, epoch, index).integers(len(self._windows), size=self.num_windows)
-        return _window_batch(self._windows[starts_B])
+        check_index(index, self.num_batches(epoch))
+        starts_B = random_numbers(self.seed, epoch, index).integers(len(self._windows), size=self.num_windows)
+        return window_batch(self._windows.at(starts_B))
 
 
 class StrideBatches:
@@ -232,7 +251,7 @@ class StrideBatches:
     """
 
     def __init__(
-        self, ids: TokenArray, num_windows: int, sequence_length: int, seed: int, *, name: str | None = None
+        self, ids: TokenIds, num_windows: int, sequence_length: int, seed: int, *, name: str | None = None
     ) -> None:
         smallest = num_windows * sequence_length + 1
         if len(ids) < smallest:
@@ -240,33 +259,55 @@ class StrideBatches:
         self.num_windows = num_windows
         self.sequence_length = sequence_length
         self.seed = seed
-        self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(ids), sequence_length + 1)
+        self._windows = Windows(ids, sequence_length + 1)
         # Every epoch has one full batch at least.
         self._num_offsets = min(sequence_length, len(ids) - smallest + 1)
-        self._starts: tuple[int, npt.NDArray[np.int64]] | None = None
+        self._order: tuple[int, _StrideOrder] | None = None
 
     def num_batches(self, epoch: int) -> int:
         """See ``BatchOrder.num_batches``; may be one less in an epoch whose first window begins late."""
-        return -(-len(self._starts_of(epoch)) // self.num_windows)
+        return -(-len(self._order_of(epoch)) // self.num_windows)
 
     def batch(self, epoch: int, index: int) -> LmBatch:
         """See ``BatchOrder.batch``; always starts fresh."""
-        _check_index(index, self.num_batches(epoch))
-        starts_B = self._starts_of(epoch)[index * self.num_windows : (index + 1) * self.num_windows]
-        return _window_batch(self._windows[starts_B])
+        check_index(index, self.num_batches(epoch))
+        first = index * self.num_windows
+        return window_batch(self._windows.at(self._order_of(epoch).starts(first, first + self.num_windows)))
 
-    def _starts_of(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Where the windows of an epoch begin, in the order in which they come; those of one epoch are kept."""
-        if self._starts is None or self._starts[0] != epoch:
-            sequence = np.random.SeedSequence((self.seed, epoch), spawn_key=(_STRIDE_STREAM,))
-            generator = np.random.Generator(np.random.Philox(sequence))
-            offset = int(generator.integers(self._num_offsets))
-            starts = np.arange(offset, len(self._windows), self.sequence_length)
-            self._starts = (epoch, generator.permutation(starts))
-        return self._starts[1]
+    def _order_of(self, epoch: int) -> _StrideOrder:
+        """The windows of an epoch; the last asked for are kept."""
+        if self._order is None or self._order[0] != epoch:
+            order = _StrideOrder(len(self._windows), self._num_offsets, self.sequence_length, self.seed, epoch)
+            self._order = (epoch, order)
+        return self._order[1]
 
 
-def _window_batch(windows_BT: TokenArray) -> LmBatch:
+class _StrideOrder:
+    """Where the windows of one epoch begin, in the order in which they come."""
+
+    def __init__(self, num_places: int, num_offsets: int, stride: int, seed: int, epoch: int) -> None:
+        sequence = np.random.SeedSequence((seed, epoch), spawn_key=(_STRIDE_STREAM,))
+        generator = np.random.Generator(np.random.Philox(sequence))
+        self._offset = int(generator.integers(num_offsets))
+        self._stride = stride
+        self._num_starts = len(range(self._offset, num_places, stride))
+        self._starts: Places | None = None
+        if self._num_starts <= _HELD_IN_MEMORY:
+            self._starts = generator.permutation(np.arange(self._offset, num_places, stride))
+        else:
+            self._shuffle = Shuffle(self._num_starts, (seed, epoch), stream=_STRIDE_STREAM)
+
+    def __len__(self) -> int:
+        return self._num_starts
+
+    def starts(self, first: int, end: int) -> Places:
+        """Those of the windows [first, end), or as many as there are."""
+        if self._starts is not None:
+            return self._starts[first:end]
+        return self._offset + self._stride * self._shuffle.at(np.arange(first, min(end, self._num_starts)))
+
+
+def window_batch(windows_BT: TokenArray) -> LmBatch:
     """A batch of windows, each with the token that follows it."""
     return LmBatch(
         inputs_BT=windows_BT[:, :-1].astype(np.int64, order="C"),
@@ -275,12 +316,12 @@ def _window_batch(windows_BT: TokenArray) -> LmBatch:
     )
 
 
-def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one batch."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, index))))
+def random_numbers(*seed: int) -> np.random.Generator:
+    """Those that a seed and, for one batch, its epoch and index fix."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
 
 
-def _check_index(index: int, num_batches: int) -> None:
+def check_index(index: int, num_batches: int) -> None:
     """Refuse a batch that an epoch does not have, which a slice would return empty."""
     if not 0 <= index < num_batches:
         raise IndexError(f"batch {index} of an epoch of {num_batches:,}")

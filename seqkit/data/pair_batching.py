@@ -78,6 +78,8 @@ class BucketBatches:
         bos_id: Start token.
         eos_ids: End tokens of source and target; also what padding is filled with, which the masks hide.
         seed: Of the order.
+        choose: From an epoch's number to the pairs that it takes, by their numbers, some perhaps more than once; None:
+            each epoch takes every pair once.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class BucketBatches:
         bos_id: int,
         eos_ids: tuple[int, int],
         seed: int,
+        choose: Callable[[int], Ids] | None = None,
     ) -> None:
         if (batch_tokens is None) == (batch_size is None):
             raise ValueError("give batch_tokens or batch_size")
@@ -100,6 +103,7 @@ class BucketBatches:
         self._bos_id = bos_id
         self._eos_ids = eos_ids
         self._seed = seed
+        self._choose = choose
         self._planned: tuple[int, Sentences, list[Ids]] | None = None
 
     def num_batches(self, epoch: int) -> int:
@@ -119,7 +123,12 @@ class BucketBatches:
             # Plus one for the start or end token.
             lengths = [side.lengths() + 1 for side in sentences]
             generator = np.random.default_rng([self._seed, epoch])
-            self._planned = (epoch, sentences, self._cut(lengths, generator))
+            if self._choose is None:
+                batches = self._cut(lengths, generator)
+            else:
+                chosen_P = self._choose(epoch)
+                batches = [chosen_P[rows] for rows in self._cut([each[chosen_P] for each in lengths], generator)]
+            self._planned = (epoch, sentences, batches)
         return self._planned[1], self._planned[2]
 
     def _cut(self, lengths: list[Ids], generator: np.random.Generator) -> list[Ids]:

@@ -6,14 +6,17 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from seqkit.atomic import write_text_atomic
-from seqkit.data.pairs import PairPolicy, PairStore, ParallelText, Side, prepare_pairs
+from seqkit.data.mixing import Mixture, mix
+from seqkit.data.pairs import PairPolicy, PairStore, ParallelText, Side, join_stores, prepare_pairs
 from seqkit.data.readers import TextSource, open_source
-from seqkit.data.store import ProgressCallback, cannot_write
-from seqkit.errors import CheckpointError, MissingDataError
+from seqkit.data.store import cannot_write
+from seqkit.data.store_building import ProgressCallback
+from seqkit.errors import CheckpointError, DataError, MissingDataError
 from seqkit.recipe.seq2seq_schema import PairData, Seq2SeqRecipe
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
 from seqkit.tokenizers.base import Tokenizer
@@ -33,10 +36,19 @@ class PairCorpora:
 
     tokenizers: dict[Side, Tokenizer]
     """The same object for both sides where they share one."""
-    train_text: ParallelText
+    train_texts: tuple[ParallelText, ...]
+    """One, or those of a mixture."""
+    train_stores: tuple[PairStore, ...]
+    """What each was encoded to."""
+    mixture: Mixture | None
+    """Sizes and shares of the texts; None: there is one."""
     valid_text: ParallelText
-    train: PairStore
     valid: PairStore
+
+    @cached_property
+    def train(self) -> PairStore:
+        """All training pairs; those of the texts of a mixture one after the other."""
+        return self.train_stores[0] if self.mixture is None else join_stores(self.train_stores)
 
 
 def prepare_pair_corpora(
@@ -54,14 +66,27 @@ def prepare_pair_corpora(
         DataError: The sides have different numbers of lines; a text is not UTF-8 or empty; a pair is refused.
     """
     data = recipe.data
-    train_text, valid_text = open_pairs(data, "train"), open_pairs(data, "valid")
-    tokenizers = _fit(recipe, train_text, cache_dir)
+    train_texts = [ParallelText(src=open_source(each.src), tgt=open_source(each.tgt)) for each in data.corpora]
+    valid_text = open_pairs(data, "valid")
+    tokenizers = _fit(recipe, train_texts, cache_dir)
     policy = PairPolicy(max_length=data.max_length, over_long=data.over_long, empty=data.empty)
+    stores = [
+        prepare_pairs(text, tokenizers, policy, cache_dir=cache_dir, on_progress=on_progress) for text in train_texts
+    ]
+    mixture = None
+    if data.is_mixture:
+        mixture = mix(
+            [text.name for text in train_texts],
+            list(map(len, stores)),
+            [corpus.weight for corpus in data.corpora],
+            data.mix_temperature,
+        )
     return PairCorpora(
         tokenizers=tokenizers,
-        train_text=train_text,
+        train_texts=tuple(train_texts),
+        train_stores=tuple(stores),
+        mixture=mixture,
         valid_text=valid_text,
-        train=prepare_pairs(train_text, tokenizers, policy, cache_dir=cache_dir, on_progress=on_progress),
         valid=prepare_pairs(valid_text, tokenizers, _KEEP_ALL, cache_dir=cache_dir, on_progress=on_progress),
     )
 
@@ -78,21 +103,28 @@ def open_pairs(data: PairData, split: Split) -> ParallelText:
 
     Raises:
         MissingDataError: A text does not exist, or the recipe names no test pairs.
+        DataError: The training pairs of a mixture are asked for, which are not one text.
     """
     source = getattr(data, split)
     if source is None:
         raise MissingDataError(f"the recipe names no {split} pairs (data.{split})")
+    if isinstance(source, list):
+        raise DataError(
+            "the training pairs are a mixture of texts, which have no score together",
+            path="data.train",
+            hint="name one of them instead of --split train",
+        )
     return ParallelText(src=open_source(source.src), tgt=open_source(source.tgt))
 
 
-def _fit(recipe: Seq2SeqRecipe, text: ParallelText, cache_dir: Path) -> dict[Side, Tokenizer]:
-    """A tokenizer for each side, or one for both."""
+def _fit(recipe: Seq2SeqRecipe, texts: list[ParallelText], cache_dir: Path) -> dict[Side, Tokenizer]:
+    """A tokenizer for each side, or one for both; fitted on all texts of a mixture as they are."""
     if recipe.is_joint:
-        both = _fitted(recipe.tokenizer, [text.src, text.tgt], cache_dir)
+        both = _fitted(recipe.tokenizer, [side for text in texts for side in (text.src, text.tgt)], cache_dir)
         return {"src": both, "tgt": both}
     return {
-        "src": _fitted(recipe.tokenizer, [text.src], cache_dir),
-        "tgt": _fitted(recipe.target_tokenizer or recipe.tokenizer, [text.tgt], cache_dir),
+        "src": _fitted(recipe.tokenizer, [text.src for text in texts], cache_dir),
+        "tgt": _fitted(recipe.target_tokenizer or recipe.tokenizer, [text.tgt for text in texts], cache_dir),
     }
 
 

@@ -6,7 +6,7 @@ They are made by a thread while the epoch before is trained on, and held in memo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -31,6 +31,8 @@ class RedrawnPairs:
     """Says which lines are kept: those that are not over-long without dropout."""
     dropouts: dict[Side, BpeDropout]
     seed: int
+    number: int = 0
+    """Of this text in a mixture; each draws its own segmentations."""
 
     def sentences(self, epoch: int, is_wanted: Callable[[], bool]) -> Sentences | None:
         """Encode the pairs for one epoch; ``None`` if they were not wanted.
@@ -46,7 +48,7 @@ class RedrawnPairs:
         lengths: dict[Side, list[int]] = {side: [] for side in self.dropouts}
         generators = {
             side: np.random.default_rng(np.random.SeedSequence((self.seed, epoch), spawn_key=(_STREAM, number)))
-            for number, side in enumerate(SIDES)
+            for number, side in enumerate(SIDES, 2 * self.number)
         }
         kept = iter(self.store.line_numbers.tolist())
         next_kept = next(kept, None)
@@ -73,6 +75,24 @@ class RedrawnPairs:
         )
         return src, tgt
 
-    def made_ahead(self, num_epochs: float | None) -> MadeAhead[Sentences]:
-        """The pairs by epoch, the next one made while one is in use."""
-        return MadeAhead(self.sentences, num_epochs=num_epochs)
+
+def redrawn_ahead(texts: Sequence[RedrawnPairs], *, num_epochs: float | None) -> MadeAhead[Sentences]:
+    """The pairs of some texts, one after the other, by epoch; the next epoch's are made while one is in use.
+
+    Args:
+        texts: One, or those of a mixture.
+        num_epochs: Epochs of the whole training, where that is known.
+    """
+
+    def make(epoch: int, is_wanted: Callable[[], bool]) -> Sentences | None:
+        drawn: list[Sentences] = []
+        for text in texts:
+            sentences = text.sentences(epoch, is_wanted)
+            if sentences is None:
+                return None
+            drawn.append(sentences)
+        if len(drawn) == 1:
+            return drawn[0]
+        return SentenceStore.joined([src for src, _ in drawn]), SentenceStore.joined([tgt for _, tgt in drawn])
+
+    return MadeAhead(make, num_epochs=num_epochs)

@@ -17,14 +17,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from seqkit.atomic import sync_folder, write_text_atomic
 from seqkit.data.readers import TextSource, TextStats, lines_of
-from seqkit.data.store import ProgressCallback, cannot_write
+from seqkit.data.sharded_ids import TokenIds, joined
+from seqkit.data.store import cannot_write
+from seqkit.data.store_building import ProgressCallback
 from seqkit.errors import DataError
 from seqkit.tokenizers.base import TokenArray, Tokenizer
 
@@ -80,6 +82,11 @@ class ParallelText:
     src: TextSource
     tgt: TextSource
 
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.src.name} → {self.tgt.name}"
+
     def lines(self) -> Iterator[tuple[str, str]]:
         """The pairs, in order.
 
@@ -110,10 +117,17 @@ class ParallelText:
 class SentenceStore:
     """Sentences of one side: the ids of sentence i are ``ids[offsets[i]:offsets[i + 1]]``."""
 
-    ids: TokenArray
+    ids: TokenIds
     """Shape (tokens,); memory-mapped."""
     offsets: npt.NDArray[np.int64]
     """Shape (sentences + 1,); memory-mapped."""
+
+    @classmethod
+    def joined(cls, texts: Sequence[SentenceStore]) -> SentenceStore:
+        """Those of some texts, one after the other; offsets are copied to memory, ids are not."""
+        firsts = np.cumsum([0, *(len(text.ids) for text in texts)])
+        ends = [text.offsets[1:] + first for text, first in zip(texts, firsts, strict=False)]
+        return cls(ids=joined([text.ids for text in texts]), offsets=np.concatenate([[0], *ends]))
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> SentenceStore:
@@ -149,6 +163,24 @@ class PairStore:
     def __len__(self) -> int:
         """Pairs."""
         return len(self.src)
+
+
+def join_stores(stores: Sequence[PairStore]) -> PairStore:
+    """The pairs of some texts, one after the other; hashes are those of each text, by its number and side."""
+    counts = [store.counts for store in stores]
+    sums: dict[str, Any] = {}
+    for name, value in asdict(counts[0]).items():
+        if isinstance(value, dict):
+            sums[name] = {side: sum(getattr(each, name)[side] for each in counts) for side in SIDES}
+        else:
+            sums[name] = sum(getattr(each, name) for each in counts)
+    return PairStore(
+        src=SentenceStore.joined([store.src for store in stores]),
+        tgt=SentenceStore.joined([store.tgt for store in stores]),
+        line_numbers=np.concatenate([store.line_numbers for store in stores]),
+        counts=PairCounts(**sums),
+        sha256={f"{number}.{side}": store.sha256[side] for number, store in enumerate(stores) for side in SIDES},
+    )
 
 
 @dataclass

@@ -12,7 +12,7 @@ import hashlib
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from glob import glob, has_magic
 from pathlib import Path
@@ -24,8 +24,26 @@ from seqkit.errors import DataError, MissingDataError
 BLOCK_BYTES = 1 << 20
 """Bytes read at a time."""
 
+MARK_BYTES = 1 << 26
+"""Bytes of text between two marks: many enough to be worth a process's while, few enough to be done again."""
+
 _UTF8_HINT = "convert it first, for instance with: iconv -f LATIN1 -t UTF-8"
 _SCHEMES = ("builtin", "catalog")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A place in a text from which it can be read without what precedes it."""
+
+    position: int
+    """Characters of the text before it."""
+    part: int
+    """Index of the part it is in."""
+    offset: int
+    """Bytes of the part before it; 0 in a part that can only be read from its beginning."""
+
+
+TEXT_BEGINNING = Mark(position=0, part=0, offset=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +56,8 @@ class TextStats:
     """Bytes in UTF-8, uncompressed."""
     sha256: str
     """SHA-256 of those bytes, in hexadecimal digits."""
+    marks: tuple[Mark, ...] = field(default=(TEXT_BEGINNING,), repr=False)
+    """The beginning, and after it one mark every ``MARK_BYTES`` or so where the text can be read from."""
 
 
 class TextPart(Protocol):
@@ -54,13 +74,22 @@ class TextFile:
 
     path: Path
 
-    def blocks(self) -> Iterator[str]:
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it is; then it can only be read from its beginning."""
+        return self.path.suffix == ".gz"
+
+    def blocks(self, offset: int = 0) -> Iterator[str]:
         """The file's text in blocks of about ``BLOCK_BYTES`` bytes.
 
+        Args:
+            offset: Bytes to pass over, up to the beginning of a character; only of a file that is not compressed.
+
         Raises:
-            DataError: The file is not UTF-8 (the line is named), a damaged gzip file, or cannot be read.
+            DataError: The file is not UTF-8 (the line is named if it is read from its beginning), a damaged gzip
+                file, or cannot be read.
         """
-        return decode_chunks(_chunks(self.path), self.path)
+        return decode_chunks(_chunks(self.path, offset), self.path, names_lines=offset == 0)
 
 
 @dataclass(frozen=True)
@@ -72,19 +101,21 @@ class TextSource:
     parts: tuple[TextPart, ...]
     """What it consists of, joined as ``cat`` joins files."""
 
-    def blocks(self, start: int = 0, end: int | None = None) -> Iterator[str]:
+    def blocks(self, start: int = 0, end: int | None = None, *, after: Mark = TEXT_BEGINNING) -> Iterator[str]:
         """The characters [start, end) of the text, in blocks of at most about 1 MiB.
 
         Args:
             start: First character, 0-based; what precedes it is read and dropped.
             end: Character to stop before; None: the end of the text.
+            after: A mark at or before ``start``, to read from there only.
 
         Raises:
             DataError: A part cannot be read as UTF-8 text.
         """
-        position = 0
-        for part in self.parts:
-            for block in part.blocks():
+        position = after.position
+        for number, part in enumerate(self.parts[after.part :], after.part):
+            is_marked = number == after.part and after.offset > 0
+            for block in part.blocks(after.offset) if is_marked and isinstance(part, TextFile) else part.blocks():
                 if end is not None and position >= end:
                     return
                 wanted = block[max(0, start - position) : None if end is None else end - position]
@@ -93,38 +124,49 @@ class TextSource:
                     yield wanted
 
     def measure(self) -> TextStats:
-        """Count and hash the whole text in one pass.
+        """Count and hash the whole text in one pass, and mark places to read from.
 
         Raises:
             DataError: The text is empty, or a part cannot be read as UTF-8 text.
         """
         num_chars = num_bytes = 0
         digest = hashlib.sha256()
-        for block in self.blocks():
-            encoded = block.encode("utf-8")
-            num_chars += len(block)
-            num_bytes += len(encoded)
-            digest.update(encoded)
+        marks = [TEXT_BEGINNING]
+        next_mark = MARK_BYTES
+        for number, part in enumerate(self.parts):
+            offset = 0
+            can_seek = isinstance(part, TextFile) and not part.is_compressed
+            for block in part.blocks():
+                if num_bytes >= next_mark and (offset == 0 or can_seek):
+                    marks.append(Mark(position=num_chars, part=number, offset=offset))
+                    next_mark = num_bytes + MARK_BYTES
+                encoded = block.encode("utf-8")
+                num_chars += len(block)
+                num_bytes += len(encoded)
+                offset += len(encoded)
+                digest.update(encoded)
         if not num_chars:
             raise DataError("is empty", path=self.name)
-        return TextStats(num_chars=num_chars, num_bytes=num_bytes, sha256=digest.hexdigest())
+        return TextStats(num_chars=num_chars, num_bytes=num_bytes, sha256=digest.hexdigest(), marks=tuple(marks))
 
 
-def decode_chunks(chunks: Iterable[bytes], name: Path | str) -> Iterator[str]:
+def decode_chunks(chunks: Iterable[bytes], name: Path | str, *, names_lines: bool = True) -> Iterator[str]:
     """Text whose bytes arrive in pieces cut anywhere, in pieces cut anywhere.
 
     Args:
         chunks: Consecutive pieces of UTF-8.
         name: What to call the text in an error.
+        names_lines: Whether the first piece begins the text, so that lines can be counted.
 
     Raises:
         DataError: The text is not UTF-8; the line is named.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    num_lines_before = 0
+    num_lines_before = 0 if names_lines else None
     for chunk in chunks:
         text = _decode(decoder, chunk, final=False, path=name, num_lines_before=num_lines_before)
-        num_lines_before += chunk.count(b"\n")
+        if num_lines_before is not None:
+            num_lines_before += chunk.count(b"\n")
         if text:
             yield text
     _decode(decoder, b"", final=True, path=name, num_lines_before=num_lines_before)
@@ -283,14 +325,15 @@ def _scheme_hint(name: str) -> str | None:
     return f"did you mean {near[0]}:{rest}?" if near else None
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    """The bytes of a file, decompressed, ``BLOCK_BYTES`` at a time.
+def _chunks(path: Path, offset: int) -> Iterator[bytes]:
+    """The bytes of a file from ``offset`` on, decompressed, ``BLOCK_BYTES`` at a time.
 
     Raises:
         DataError: The file cannot be read, or is a damaged gzip file.
     """
     try:
         with cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+            file.seek(offset)
             while chunk := file.read(BLOCK_BYTES):
                 yield chunk
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -300,14 +343,16 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _decode(
-    decoder: codecs.IncrementalDecoder, chunk: bytes, *, final: bool, path: Path | str, num_lines_before: int
+    decoder: codecs.IncrementalDecoder, chunk: bytes, *, final: bool, path: Path | str, num_lines_before: int | None
 ) -> str:
-    """Decode the next chunk of a file; ``num_lines_before`` line ends precede it."""
+    """Decode the next chunk of a file; ``num_lines_before`` line ends precede it, or nobody knows how many."""
     try:
         return decoder.decode(chunk, final=final)
     except UnicodeDecodeError as error:
         # The object is the chunk after what was held back of the last one, which holds no line end.
-        line = num_lines_before + error.object.count(b"\n", 0, error.start) + 1
+        line = None
+        if num_lines_before is not None:
+            line = num_lines_before + error.object.count(b"\n", 0, error.start) + 1
         raise not_utf8(error, path=path, line=line) from error
 
 

@@ -1,8 +1,9 @@
 """Token stores: a text's token ids on disk, built once in flat memory, then memory-mapped.
 
 A store is a folder ``stores/<key>/`` in the cache: ``ids.bin`` holds the ids, one after the other in the
-machine's byte order, ``meta.json`` what they are. The key is a hash of the text, the range of characters and the
-tokenizer, so a store can be wrong only by being damaged, and is then built again.
+machine's byte order, ``meta.json`` what they are. A large text has several files of ids instead, its shards, which
+several processes write side by side. The key is a hash of the text, the range of characters and the tokenizer, so a
+store can be wrong only by being damaged, and is then built again.
 """
 
 from __future__ import annotations
@@ -11,33 +12,35 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from seqkit.atomic import sync_folder, write_text_atomic
+from seqkit.data.build_folder import build_folder, move_into_place, remove_abandoned, remove_folder
 from seqkit.data.readers import TextSource, TextStats
+from seqkit.data.sharded_ids import ShardedIds, TokenIds
+from seqkit.data.store_building import (
+    ProgressCallback,
+    encode_chunks,
+    has_records,
+    remove_records,
+    shard_name,
+)
+from seqkit.data.stretches import Stretch
 from seqkit.errors import DataError
-from seqkit.tokenizers.base import TokenArray, Tokenizer, encode_blocks
+from seqkit.tokenizers.base import TokenArray, Tokenizer
 
 FORMAT_VERSION = 1
 """Part of every key: a new format leaves the old stores alone."""
 
-ProgressCallback = Callable[[int], None]
-"""Called with the bytes of text done so far."""
-
 _IDS = "ids.bin"
 _META = "meta.json"
-_COUNTED_AT_ONCE = 1 << 22
-_ABANDONED_AFTER_SECONDS = 24 * 3600
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ class _Meta:
     num_bytes: int
     num_unknown: int
     sha256: str
+    shards: list[list[int]] | None = None
+    """Tokens in each file of each chunk of the text; None: all are in ``ids.bin``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class TokenStore:
 
     path: Path
     """The store's folder."""
-    ids: TokenArray
+    ids: TokenIds
     """Shape (num_tokens,); memory-mapped and read-only, in the tokenizer's ``dtype``."""
     num_tokens: int
     num_chars: int
@@ -75,20 +80,6 @@ class TokenStore:
     """SHA-256 of the whole text that the stretch is part of."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """The characters [start, end) of a text."""
-
-    source: TextSource
-    stats: TextStats
-    start: int
-    end: int
-
-    def blocks(self) -> Iterator[str]:
-        """Its text, in blocks of about 1 MiB."""
-        return self.source.blocks(self.start, self.end)
-
-
 def prepare_store(
     source: TextSource,
     tokenizer: Tokenizer,
@@ -97,12 +88,14 @@ def prepare_store(
     start: int = 0,
     end: int | None = None,
     stats: TextStats | None = None,
+    num_workers: int | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> TokenStore:
     """Open the store of a stretch of text, building it if the cache has none.
 
-    The store is built in a temporary folder beside its place and then renamed, so a reader never meets half of
-    one, and of several processes that build the same one the first to finish wins.
+    The store is built in a folder beside its place and then renamed, so a reader never meets half of one. Of several
+    processes that want the same one, the first builds and the others wait. If it is killed or interrupted, the next
+    one goes on from the chunks of text that were done; what nobody goes on with is removed after a day.
 
     Args:
         source: The text.
@@ -111,6 +104,7 @@ def prepare_store(
         start: First character of the stretch, 0-based.
         end: Character to stop before; None: the end of the text.
         stats: ``source.measure()``, where the caller has it.
+        num_workers: Processes that encode; None: one a core that this process may use. It does not change the store.
         on_progress: Told the bytes encoded after each block; not called when the store is there.
 
     Returns:
@@ -119,94 +113,114 @@ def prepare_store(
     Raises:
         DataError: The text cannot be read or encoded, gives no token, or changed since it was measured; or the
             cache cannot be written (nothing is left behind).
+        SeqkitError: A process that encoded died.
     """
     stats = source.measure() if stats is None else stats
     end = stats.num_chars if end is None else min(end, stats.num_chars)
-    return prepare_stretch(Stretch(source=source, stats=stats, start=start, end=end), tokenizer, cache_dir, on_progress)
+    stretch = Stretch(source=source, stats=stats, start=start, end=end)
+    return prepare_stretch(stretch, tokenizer, cache_dir, num_workers=num_workers, on_progress=on_progress)
 
 
 def prepare_stretch(
-    stretch: Stretch, tokenizer: Tokenizer, cache_dir: Path, on_progress: ProgressCallback | None
+    stretch: Stretch,
+    tokenizer: Tokenizer,
+    cache_dir: Path,
+    *,
+    num_workers: int | None,
+    on_progress: ProgressCallback | None,
 ) -> TokenStore:
     """``prepare_store`` for a stretch."""
     folder = cache_dir / "stores"
-    path = folder / stretch_key(stretch, tokenizer.to_json())
+    path = folder / stretches_key([stretch], tokenizer.to_json())
     store = _open(path)
     if store is not None:
         return store
+    num_workers = num_workers or len(os.sched_getaffinity(0))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        building = _neighbour(path)
-        building.mkdir()
+        remove_abandoned(folder)
+        with build_folder(path) as building:
+            return _build_or_open(building, path, stretch, tokenizer, num_workers, on_progress)
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+def _build_or_open(
+    building: Path,
+    path: Path,
+    stretch: Stretch,
+    tokenizer: Tokenizer,
+    num_workers: int,
+    on_progress: ProgressCallback | None,
+) -> TokenStore:
+    """Build the store, unless another process did while this one waited for the folder.
+
+    Raises:
+        DataError: The text is at fault; nothing is left behind.
+        OSError: The folder is; nothing is left behind.
+    """
+    keeps_chunks = False
     try:
-        _build(building, stretch, tokenizer, on_progress)
-        store = _move_into_place(building, path)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+        store = _open(path, warns=False)
+        if store is not None:
+            return store
+        _build(building, stretch, tokenizer, num_workers, on_progress)
+        return _move_into_place(building, path)
+    except (DataError, OSError):
+        raise
+    except BaseException:
+        # A signal, or a process that died: the next build goes on from here.
+        keeps_chunks = has_records(building)
+        raise
     finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return store
+        if not keeps_chunks:
+            remove_folder(building)
 
 
-def token_counts(ids: TokenArray, vocab_size: int) -> npt.NDArray[np.int64]:
-    """How often each token occurs, shape (vocab_size,); reads the ids in blocks, so that memory stays flat."""
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for first in range(0, len(ids), _COUNTED_AT_ONCE):
-        counts += np.bincount(ids[first : first + _COUNTED_AT_ONCE], minlength=vocab_size)
-    return counts
-
-
-def _build(building: Path, stretch: Stretch, tokenizer: Tokenizer, on_progress: ProgressCallback | None) -> None:
-    """Write ``ids.bin`` and ``meta.json`` into a folder.
+def _build(
+    building: Path,
+    stretch: Stretch,
+    tokenizer: Tokenizer,
+    num_workers: int,
+    on_progress: ProgressCallback | None,
+) -> None:
+    """Write the files of ids and ``meta.json`` into a folder.
 
     Raises:
         DataError: The text is at fault.
         OSError: The folder is: readers turn theirs into DataError.
     """
-    num_chars = num_bytes = num_tokens = num_unknown = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal num_chars, num_bytes
-        for block in stretch.blocks():
-            num_chars += len(block)
-            num_bytes += len(block.encode("utf-8"))
-            yield block
-
-    with (building / _IDS).open("wb") as file:
-        for ids in encode_blocks(tokenizer, counted()):
-            num_tokens += len(ids)
-            if tokenizer.unk_id is not None:
-                num_unknown += int(np.count_nonzero(ids == tokenizer.unk_id))
-            file.write(np.ascontiguousarray(ids).data)
-            if on_progress is not None:
-                on_progress(num_bytes)
-        file.flush()
-        os.fsync(file.fileno())
-    if num_chars != stretch.end - stretch.start:
+    records = encode_chunks(building, stretch, tokenizer, num_workers=num_workers, on_progress=on_progress)
+    if sum(record.num_chars for record in records) != stretch.end - stretch.start:
         raise DataError("changed while it was being read", path=stretch.source.name, hint="start again")
+    shards = [record.shard_tokens for record in records]
+    num_tokens = sum(map(sum, shards))
     if not num_tokens:
         raise DataError("holds no token", path=stretch.source.name)
+    if [len(of_chunk) for of_chunk in shards] == [1]:
+        (building / shard_name(0, 0)).rename(building / _IDS)
     meta = _Meta(
         format_version=FORMAT_VERSION,
         dtype=tokenizer.dtype.name,
         byte_order=sys.byteorder,
         num_tokens=num_tokens,
-        num_chars=num_chars,
-        num_bytes=num_bytes,
-        num_unknown=num_unknown,
+        num_chars=sum(record.num_chars for record in records),
+        num_bytes=sum(record.num_bytes for record in records),
+        num_unknown=sum(record.num_unknown for record in records),
         sha256=stretch.stats.sha256,
+        shards=None if (building / _IDS).exists() else shards,
     )
-    write_text_atomic(building / _META, json.dumps(asdict(meta), indent=1) + "\n")
+    # Stores of one file say nothing of shards, as they did before there were any.
+    fields = {key: value for key, value in asdict(meta).items() if value is not None}
+    write_text_atomic(building / _META, json.dumps(fields, indent=None if meta.shards else 1) + "\n")
+    remove_records(building)
 
 
 def _move_into_place(building: Path, path: Path) -> TokenStore:
     """Rename a finished folder to ``path``, unless another process was first; open what is there."""
     while True:
         try:
-            building.rename(path)
+            move_into_place(building, path)
             sync_folder(path.parent)
         except OSError:
             if not path.exists():
@@ -214,24 +228,21 @@ def _move_into_place(building: Path, path: Path) -> TokenStore:
         store = _open(path)
         if store is not None:
             return store
-        _remove(path)
+        remove_folder(path)
 
 
-def _open(path: Path) -> TokenStore | None:
+def _open(path: Path, *, warns: bool = True) -> TokenStore | None:
     """Map the store at ``path``; None if there is none or it is damaged."""
     try:
         meta = _Meta(**json.loads((path / _META).read_bytes()))
         _check(meta)
-        dtype = np.dtype(meta.dtype)
-        size = (path / _IDS).stat().st_size
-        if size != meta.num_tokens * dtype.itemsize:
-            raise ValueError(f"{_IDS} has {size:,} bytes, not {meta.num_tokens * dtype.itemsize:,}")
-        ids: np.memmap[Any, np.dtype[Any]] = np.memmap(path / _IDS, dtype=dtype, mode="r", shape=(meta.num_tokens,))
+        ids = _map_ids(path, meta)
     except FileNotFoundError:
         # Another process may remove a damaged store at this moment; either way it has to be built.
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        logger.warning("building the token store %s again, it is damaged: %s", path, error)
+        if warns:
+            logger.warning("building the token store %s again, it is damaged: %s", path, error)
         return None
     return TokenStore(
         path=path,
@@ -244,10 +255,40 @@ def _open(path: Path) -> TokenStore | None:
     )
 
 
+def _map_ids(path: Path, meta: _Meta) -> TokenIds:
+    """The ids of a store, in one file or in several."""
+    if meta.shards is None:
+        return _map_file(path / _IDS, meta.dtype, meta.num_tokens)
+    return ShardedIds(
+        [
+            _map_file(path / shard_name(chunk, number), meta.dtype, num_tokens)
+            for chunk, of_chunk in enumerate(meta.shards)
+            for number, num_tokens in enumerate(of_chunk)
+        ]
+    )
+
+
+def _map_file(path: Path, dtype_name: str, num_tokens: int) -> TokenArray:
+    """Map one file of ids.
+
+    Raises:
+        ValueError: It has another size.
+    """
+    dtype = np.dtype(dtype_name)
+    size = path.stat().st_size
+    if size != num_tokens * dtype.itemsize:
+        raise ValueError(f"{path.name} has {size:,} bytes, not {num_tokens * dtype.itemsize:,}")
+    ids: np.memmap[Any, np.dtype[Any]] = np.memmap(path, dtype=dtype, mode="r", shape=(num_tokens,))
+    return ids
+
+
 def _check(meta: _Meta) -> None:
     """Raise ValueError unless ``meta`` is what this version of seqkit writes on this machine."""
-    numbers = (meta.num_tokens, meta.num_chars, meta.num_bytes, meta.num_unknown)
+    counts = [] if meta.shards is None else [num_tokens for of_chunk in meta.shards for num_tokens in of_chunk]
+    numbers = (meta.num_tokens, meta.num_chars, meta.num_bytes, meta.num_unknown, *counts)
     if not all(type(number) is int and number >= 0 for number in numbers) or not meta.num_tokens:
+        raise ValueError(f"{_META} holds a wrong count")
+    if meta.shards is not None and (sum(counts) != meta.num_tokens or not all(counts)):
         raise ValueError(f"{_META} holds a wrong count")
     if meta.dtype not in ("uint8", "uint16", "uint32") or not isinstance(meta.sha256, str):
         raise ValueError(f"{_META} holds a wrong type")
@@ -255,40 +296,11 @@ def _check(meta: _Meta) -> None:
         raise ValueError(f"{_META} is of another format")
 
 
-def stretch_key(stretch: Stretch, made_with: str) -> str:
-    """A name for what is made from a stretch of text with a tokenizer or its config."""
-    parts = [FORMAT_VERSION, sys.byteorder, stretch.stats.sha256, stretch.start, stretch.end, made_with]
+def stretches_key(stretches: Sequence[Stretch], made_with: str) -> str:
+    """A name for what is made from some stretches of text with a tokenizer or its config."""
+    places = [[stretch.stats.sha256, stretch.start, stretch.end] for stretch in stretches]
+    parts = [FORMAT_VERSION, sys.byteorder, *chain.from_iterable(places), made_with]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _remove(path: Path) -> None:
-    """Take a damaged store away under another name first, so that nobody opens half of it."""
-    grave = _neighbour(path)
-    try:
-        path.rename(grave)
-    except FileNotFoundError:
-        # Another process took it away.
-        return
-    shutil.rmtree(grave, ignore_errors=True)
-
-
-def _neighbour(path: Path) -> Path:
-    """A new name beside ``path``. Not from ``tempfile``, whose folders no other user of a shared cache can read."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what a killed process left half-built: nothing was written to it for a day."""
-    oldest = time.time() - _ABANDONED_AFTER_SECONDS
-    for building in folder.glob(".*.tmp"):
-        try:
-            # Its builder may take the folder away at any moment, also between these two lines.
-            files = [building, *building.glob("*")]
-            if max(file.stat().st_mtime for file in files) < oldest:
-                shutil.rmtree(building, ignore_errors=True)
-        except FileNotFoundError:
-            # Its builder is done with it.
-            continue
 
 
 def cannot_write(path: Path, error: OSError) -> DataError:

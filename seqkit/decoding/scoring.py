@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,18 @@ from seqkit.decoding.model import SequenceModel
 
 _LOGITS_IN_MEMORY = 2**24
 """At most this many logits are held at once (64 MiB in fp32)."""
+
+
+class TokenIds(Protocol):
+    """Ids that are indexed as an array of one axis is; they need not lie in memory, nor in one file."""
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def __getitem__(self, positions: npt.NDArray[np.int64], /) -> np.ndarray:
+        """The ids at some positions, in the same shape."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class ScoreSum:
 @torch.inference_mode()
 def score_stream(
     model: SequenceModel,
-    ids_N: np.ndarray,
+    ids_N: TokenIds,
     *,
     device: torch.device,
     vocab_size: int,
@@ -95,7 +108,7 @@ def score_stream(
 @torch.inference_mode()
 def score_windows(
     model: SequenceModel,
-    ids_N: np.ndarray,
+    ids_N: TokenIds,
     *,
     window: int,
     device: torch.device,
@@ -220,7 +233,7 @@ def _windows(num_scored: int, window: int, overlap: int) -> npt.NDArray[np.int64
 
 def _score_spans(
     model: SequenceModel,
-    ids_N: np.ndarray,
+    ids_N: TokenIds,
     spans: npt.NDArray[np.int64],
     device: torch.device,
     vocab_size: int,

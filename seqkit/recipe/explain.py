@@ -34,6 +34,7 @@ def explain(error: ValidationError, root: type[BaseModel], data: Any, origins: O
         origins: Where its values were written.
     """
     found = [_Found.of(detail, root, data) for detail in error.errors(include_url=False)]
+    found = [one for one in found if not one.is_of_other_list]
     faults: list[Fault] = []
     seen_unions: set[KeyPath] = set()
     for one in found:
@@ -64,6 +65,8 @@ class _Found:
     message: str
     union: KeyPath | None
     union_slot: Slot
+    is_of_other_list: bool
+    """Pydantic tried a list of mappings on one of texts, or the other way round."""
 
     @classmethod
     def of(cls, detail: Any, root: type[BaseModel], data: Any) -> _Found:
@@ -72,12 +75,14 @@ class _Found:
         slot: Slot | None = slot_of(root)
         union: KeyPath | None = None
         union_slot = slot_of(root)
+        is_of_other_list = False
         while rest:
             if slot is not None and len(slot.options) > 1:
                 label = str(rest.pop(0))  # which member pydantic tried; no key of the recipe
                 if slot.discriminator is None and union is None:
                     union, union_slot = path, slot
                 slot = _member(slot, label)
+                is_of_other_list = is_of_other_list or _is_other_list(slot, data)
                 continue
             key = rest.pop(0)
             path = (*path, key)
@@ -92,7 +97,16 @@ class _Found:
             message=detail["msg"],
             union=union,
             union_slot=union_slot,
+            is_of_other_list=is_of_other_list,
         )
+
+
+def _is_other_list(slot: Slot | None, value: Any) -> bool:
+    """Whether the one option is a list of texts but ``value`` a list with mappings, or the other way round."""
+    option = slot.options[0] if slot is not None else None
+    if get_origin(option) is not list or not isinstance(value, list):
+        return False
+    return bool(slot_of(get_args(option)[0]).models) != any(isinstance(each, dict) for each in value)
 
 
 def _member(slot: Slot, label: str) -> Slot | None:
@@ -102,7 +116,7 @@ def _member(slot: Slot, label: str) -> Slot | None:
     for option in slot.options:
         if label in (getattr(option, "__name__", ""), str(option)) and get_origin(option) is None:
             return Slot(options=(option,))
-        if get_origin(option) is list and label.startswith("list["):
+        if get_origin(option) is list and label == f"list[{getattr(get_args(option)[0], '__name__', '')}]":
             return Slot(options=(option,))
     return None
 
@@ -183,8 +197,8 @@ def _expected_message(slot: Slot, value: Any) -> str:
 
 def _expectation(option: Any) -> str:
     if get_origin(option) is list:
-        inner = slot_of(get_args(option)[0]).options
-        return "a list of texts" if inner == (str,) else "a list"
+        inner = slot_of(get_args(option)[0])
+        return "a list of texts" if inner.options == (str,) else "a list of mappings" if inner.models else "a list"
     if get_origin(option) is Literal:
         return "one of " + ", ".join(map(str, get_args(option)))
     if isinstance(option, type) and issubclass(option, BaseModel):

@@ -52,7 +52,7 @@ class Slot:
     @property
     def is_data_source(self) -> bool:
         """Whether a corpus may be named here: text, or a list of texts."""
-        return set(self.options) == {str, list[str]}
+        return {str, list[str]} <= set(self.options)
 
     def model(self, value: Any) -> type[BaseModel] | None:
         """The mapping type that ``value`` has or should have; None where it cannot be told."""
@@ -66,11 +66,12 @@ class Slot:
         model = self.model(value)
         if model is not None and key in model.model_fields:
             return slot_of_field(model.model_fields[str(key)])
-        if isinstance(key, int):
-            for option in self.options:
-                if get_origin(option) is list:
-                    return slot_of(get_args(option)[0])
-        return None
+        items = [get_args(option)[0] for option in self.options if get_origin(option) is list]
+        if not isinstance(key, int) or not items:
+            return None
+        # Of lists of texts and of mappings the one that the item belongs to.
+        fits = [kind for kind in items if isinstance(item(value, key), dict) == bool(slot_of(kind).models)]
+        return slot_of((fits or items)[0])
 
 
 def slot_of(annotation: Any, field: FieldInfo | None = None, discriminator: str | None = None) -> Slot:

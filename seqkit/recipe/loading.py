@@ -283,6 +283,8 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
 def _on_one_line(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_on_one_line, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_on_one_line(inner)}" for key, inner in value.items()) + "}"
     return yaml12.dump(value).removesuffix("...\n").removesuffix("\n")
 
 

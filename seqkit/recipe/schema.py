@@ -19,16 +19,30 @@ from seqkit.recipe.config import (
     PositiveInt,
     Probability,
 )
+from seqkit.recipe.mixtures import check_list_to_mix, check_mixture, has_mappings
 from seqkit.recipe.recurrent_schema import GruCell, LstmCell, RecurrentLayers, RnnCell
-from seqkit.recipe.tokenizer_schema import CharTokenizer, TokenizerConfig
+from seqkit.recipe.tokenizer_schema import BpeTokenizer, CharTokenizer, TokenizerConfig
 from seqkit.recipe.training_schema import Training
+
+
+class WeightedText(Config):
+    """One corpus of a mixture."""
+
+    source: DataSource
+    """Its text: a name, path, glob, or a list of these, joined."""
+    weight: PositiveFloat = 1.0
+    """How much more of it comes than its size and `mix_temperature` say, against corpora of weight 1."""
 
 
 class TextData(Config):
     """Where the text of a language model comes from."""
 
-    train: DataSource
-    """Training text: `builtin:NAME`, `catalog:NAME/SPLIT`, a path, a glob, or a list; `.gz` is read as it is."""
+    train: DataSource | list[WeightedText]
+    """Training text: `builtin:NAME`, `catalog:NAME/SPLIT`, a path, a glob, or a list of these, joined; `.gz` is read as
+    it is. Or a list of mappings, each with `source` and `weight`: corpora to mix."""
+    mix_temperature: PositiveFloat = 1.0
+    """Of a mixture: a corpus of n tokens comes in proportion to its weight times n to the power of 1 / temperature.
+    1: by size; more: small corpora more often than that; very large: by weight alone (Arivazhagan et al. 2019)."""
     valid: DataSource | None = None
     """Validation text. Without it, the last `valid_fraction` of the training text is held out."""
     test: DataSource | None = None
@@ -36,12 +50,44 @@ class TextData(Config):
     valid_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fraction of the training text's characters, from its end, held out for validation (0.1 without `valid`)."""
 
+    workers: PositiveInt | None = None
+    """Processes that encode a text of more than some 64 MiB; null: one a core this process may use. The result is the
+    same with any number."""
+
     @model_validator(mode="before")
     @classmethod
     def _hold_out_a_tenth(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("valid") is None and value.get("valid_fraction") is None:
+        if not isinstance(value, dict) or has_mappings(value.get("train")):
+            return value
+        if value.get("valid") is None and value.get("valid_fraction") is None:
             return {**value, "valid_fraction": 0.1}
         return value
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether several corpora are mixed."""
+        return not isinstance(self.train, str) and any(isinstance(each, WeightedText) for each in self.train)
+
+    @property
+    def corpora(self) -> list[WeightedText]:
+        """What is trained on: the corpora of a mixture, or one."""
+        if isinstance(self.train, str):
+            return [WeightedText(source=self.train)]
+        mixed = [each for each in self.train if isinstance(each, WeightedText)]
+        return mixed or [WeightedText(source=[each for each in self.train if isinstance(each, str)])]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mixed_or_joined(cls, value: Any) -> Any:
+        check_list_to_mix(value, "source")
+        return value
+
+    @model_validator(mode="after")
+    def _a_mixture(self) -> TextData:
+        check_mixture(self.is_mixture, self.mix_temperature)
+        if self.is_mixture and self.valid is None:
+            raise FaultAtKeyError(("valid",), "missing key: of a mixture nothing is held out, so name validation text")
+        return self
 
     @model_validator(mode="after")
     def _one_validation_set(self) -> TextData:
@@ -298,6 +344,22 @@ class LmRecipe(Config):
     def _one_text(self) -> LmRecipe:
         if self.tokenizer.joint is not None:
             raise ValueError("tokenizer.joint is for translation: a language model has one text")
+        return self
+
+    @model_validator(mode="after")
+    def _a_mixture_of_windows(self) -> LmRecipe:
+        if not self.data.is_mixture:
+            return self
+        if self.train.bptt not in ("windows", "stride"):
+            raise FaultAtKeyError(
+                ("train", "bptt"),
+                f"{self.train.bptt} carries state through one text; a mixture of corpora (data.train) takes windows or "
+                "stride",
+            )
+        if isinstance(self.tokenizer, BpeTokenizer) and self.tokenizer.dropout:
+            raise FaultAtKeyError(
+                ("tokenizer", "dropout"), "is for one text; a mixture of corpora (data.train) is encoded once"
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from seqkit.recipe.config import (
     PositiveInt,
     Probability,
 )
+from seqkit.recipe.mixtures import check_mixture
 from seqkit.recipe.recurrent_schema import GruCell, LstmCell, RecurrentLayers, RnnCell
 from seqkit.recipe.schema import ScoreOptions
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
@@ -30,11 +31,21 @@ class PairSource(Config):
     """Target side."""
 
 
+class WeightedPairs(PairSource):
+    """One parallel text of a mixture."""
+
+    weight: PositiveFloat = 1.0
+    """How much more of it comes than its size and `mix_temperature` say, against texts of weight 1."""
+
+
 class PairData(Config):
     """Where sentence pairs come from."""
 
-    train: PairSource
-    """Training pairs."""
+    train: PairSource | list[WeightedPairs]
+    """Training pairs; or a list of parallel texts to mix, each with `src`, `tgt` and `weight`."""
+    mix_temperature: PositiveFloat = 1.0
+    """Of a mixture: a text of n pairs comes in proportion to its weight times n to the power of 1 / temperature.
+    1: by size; more: small texts more often than that; very large: by weight alone (Arivazhagan et al. 2019)."""
     valid: PairSource
     """Validation pairs: they choose the best checkpoint."""
     test: PairSource | None = None
@@ -45,6 +56,25 @@ class PairData(Config):
     """What to do with longer training pairs: leave them out and say how many, or stop and name the line."""
     empty: Literal["drop", "refuse"] = "refuse"
     """What to do with training pairs of which one side is empty. Pairs of two empty lines are always left out."""
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether several parallel texts are mixed."""
+        return isinstance(self.train, list)
+
+    @property
+    def corpora(self) -> list[WeightedPairs]:
+        """What is trained on: the parallel texts of a mixture, or one."""
+        if isinstance(self.train, list):
+            return self.train
+        return [WeightedPairs(src=self.train.src, tgt=self.train.tgt)]
+
+    @model_validator(mode="after")
+    def _a_mixture(self) -> PairData:
+        if self.train == []:
+            raise FaultAtKeyError(("train",), "lists no parallel text")
+        check_mixture(self.is_mixture, self.mix_temperature)
+        return self
 
 
 class TransformerSeq2Seq(Config):

@@ -17,7 +17,11 @@ from torch import nn
 from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, StrideBatches, WindowBatches
 from seqkit.data.corpora import LmCorpora, prepare_text_corpora
 from seqkit.data.epochs import ReencodedBatches, ReencodedText
-from seqkit.data.store import ProgressCallback, TokenStore, token_counts
+from seqkit.data.mixed_batches import MixedStrideBatches, MixedWindowBatches
+from seqkit.data.mixing import Mixture
+from seqkit.data.sharded_ids import TokenIds
+from seqkit.data.store import TokenStore
+from seqkit.data.store_building import ProgressCallback
 from seqkit.decoding.sampling import SamplingRule, generate, row_generators
 from seqkit.decoding.scoring import ScoreSum, score_stream, score_windows
 from seqkit.errors import DataError
@@ -29,7 +33,7 @@ from seqkit.models.recurrent import detach_state, reset_rows
 from seqkit.models.transformer_decoder import TransformerDecoder
 from seqkit.recipe import tokenizer_schema
 from seqkit.recipe.schema import LmRecipe, LmTraining
-from seqkit.tokenizers.base import TokenArray, Tokenizer
+from seqkit.tokenizers.base import Tokenizer
 from seqkit.tokenizers.bpe import BpeTokenizer
 from seqkit.tokenizers.bpe_dropout import BpeDropout
 from seqkit.training.device import model_device
@@ -70,12 +74,15 @@ class PreparedLm:
 
     def describe_data(self) -> str:
         """Corpus name and sizes of both parts."""
-        source = self.recipe.data.train
-        name = source if isinstance(source, str) else f"{len(source)} sources"
-        train, valid = self.corpora.train, self.corpora.valid
-        text = f"{name}, {train.num_tokens:,} train / {valid.num_tokens:,} validation {self.unit}s"
-        if self.corpora.tokenizer.unk_id is not None:
-            text += f", unknown {_percent(train)} / {_percent(valid)}"
+        corpora, source = self.corpora, self.recipe.data.train
+        if corpora.mixture is not None:
+            name = corpora.mixture.describe()
+        else:
+            name = source if isinstance(source, str) else f"{len(source)} sources"
+        num_train = sum(store.num_tokens for store in corpora.train_stores)
+        text = f"{name}, {num_train:,} train / {corpora.valid.num_tokens:,} validation {self.unit}s"
+        if corpora.tokenizer.unk_id is not None:
+            text += f", unknown {_percent(*corpora.train_stores)} / {_percent(corpora.valid)}"
         dropout = _tokenizer_dropout(self.recipe)
         if dropout:
             text += f", BPE-dropout {dropout:g}"
@@ -87,14 +94,28 @@ class PreparedLm:
             "task": "lm",
             "model_type": self.recipe.model.type,
             "vocab_size": self.corpora.tokenizer.vocab_size,
-            "data": {"train": _store_facts(self.corpora.train), "valid": _store_facts(self.corpora.valid)},
+            "data": {"train": self._train_facts(), "valid": _store_facts(self.corpora.valid)},
         }
+
+    def _train_facts(self) -> dict[str, Any]:
+        """Of one text its hash and counts; of a mixture their sums, every hash, and each corpus by itself."""
+        facts = [_store_facts(store) for store in self.corpora.train_stores]
+        mixture = self.corpora.mixture
+        if mixture is None:
+            return facts[0]
+        sums = {key: sum(each[key] for each in facts) for key in facts[0] if key != "sha256"}
+        hashes = {str(number): each["sha256"] for number, each in enumerate(facts)}
+        named = [
+            {"name": name, "share": share, "repeats": repeats, **each}
+            for name, share, repeats, each in zip(mixture.names, mixture.shares, mixture.repeats(), facts, strict=True)
+        ]
+        return {"sha256": hashes, **sums, "corpora": named}
 
     def build_model(self) -> LanguageModel:
         """A fresh model."""
         model = build_language_model(self.recipe.model, self.corpora.tokenizer.vocab_size)
         if self.recipe.model.output_bias == "unigram":
-            set_unigram_bias(model, token_counts(self.corpora.train.ids, model.vocab_size))
+            set_unigram_bias(model, self.corpora.train_counts(model.vocab_size))
         return model
 
     def loss(self, model: nn.Module, batch: LmBatch, carry: Any, spent: float) -> LossSum:
@@ -180,12 +201,16 @@ def prepare_lm(
         )
     lay_out = partial(_lay_out, train=recipe.train, seed=seed)
     # With dropout too: a text that is too short is found before training.
-    batches = lay_out(corpora.train.ids)
+    batches = (
+        lay_out(corpora.train_ids)
+        if corpora.mixture is None
+        else _lay_out_mixture(corpora.train_ids, corpora.mixture, recipe.train, seed)
+    )
     dropout = _tokenizer_dropout(recipe)
     if dropout:
         assert isinstance(corpora.tokenizer, BpeTokenizer)
         text = ReencodedText(
-            stretch=corpora.train_text,
+            stretch=corpora.train_texts[0],
             dropout=BpeDropout(corpora.tokenizer, dropout),
             seed=seed,
             cache_dir=cache_dir,
@@ -194,7 +219,7 @@ def prepare_lm(
     return PreparedLm(recipe, corpora, batches, seed)
 
 
-def _lay_out(ids: TokenArray, *, train: LmTraining, seed: int) -> BatchOrder:
+def _lay_out(ids: TokenIds, *, train: LmTraining, seed: int) -> BatchOrder:
     """The batches of a text."""
     name = "data.train"
     match train.bptt:
@@ -215,6 +240,12 @@ def _lay_out(ids: TokenArray, *, train: LmTraining, seed: int) -> BatchOrder:
             return StrideBatches(ids, train.num_columns, train.sequence_length, seed=seed, name=name)
         case None:
             raise AssertionError("the recipe fills in bptt")
+
+
+def _lay_out_mixture(ids: TokenIds, mixture: Mixture, train: LmTraining, seed: int) -> BatchOrder:
+    """The batches of a mixture of texts."""
+    kind = MixedStrideBatches if train.bptt == "stride" else MixedWindowBatches
+    return kind(ids, mixture, train.num_columns, train.sequence_length, seed)
 
 
 def _tokenizer_dropout(recipe: LmRecipe) -> float:
@@ -244,5 +275,5 @@ def _store_facts(store: TokenStore) -> dict[str, Any]:
     }
 
 
-def _percent(store: TokenStore) -> str:
-    return f"{100 * store.num_unknown / store.num_tokens:.2f} %"
+def _percent(*stores: TokenStore) -> str:
+    return f"{100 * sum(store.num_unknown for store in stores) / sum(store.num_tokens for store in stores):.2f} %"

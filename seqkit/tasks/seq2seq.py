@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.data.ahead import MadeAhead
+from seqkit.data.mixing import MixedItems
 from seqkit.data.pair_batching import BucketBatches, PairBatch, Sentences, pair_batch, twice
 from seqkit.data.pair_corpora import PairCorpora, describe_left_out, prepare_pair_corpora
-from seqkit.data.pair_epochs import RedrawnPairs
+from seqkit.data.pair_epochs import RedrawnPairs, redrawn_ahead
 from seqkit.data.pairs import PairStore, SentenceStore, Side
-from seqkit.data.store import ProgressCallback
+from seqkit.data.store_building import ProgressCallback
 from seqkit.errors import DataError
 from seqkit.metrics.translation import Bleu, TranslationMetric, score_corpus
 from seqkit.models.build import build_seq2seq
@@ -85,14 +86,13 @@ class PreparedSeq2Seq:
 
     def describe_data(self) -> str:
         """Corpus names and sizes, and what was left out."""
-        train, valid = self.corpora.train, self.corpora.valid
-        text = f"{self.corpora.train_text.src.name} → {self.corpora.train_text.tgt.name}, "
+        train, valid, mixture = self.corpora.train, self.corpora.valid, self.corpora.mixture
+        text = f"{self.corpora.train_texts[0].name if mixture is None else mixture.describe()}, "
         text += f"{len(train):,} train / {len(valid):,} validation pairs, "
         text += f"{train.counts.num_tokens['tgt']:,} target {self.unit}s"
-        left_out = [
-            describe_left_out(train, self.corpora.train_text),
-            describe_left_out(valid, self.corpora.valid_text),
-        ]
+        stores = [*self.corpora.train_stores, valid]
+        texts = [*self.corpora.train_texts, self.corpora.valid_text]
+        left_out = map(describe_left_out, stores, texts)
         return "; ".join([text, *filter(None, left_out)])
 
     def facts(self) -> dict[str, Any]:
@@ -102,9 +102,22 @@ class PreparedSeq2Seq:
             "model_type": self.recipe.model.type,
             "src_vocab_size": self.src.vocab_size,
             "tgt_vocab_size": self.tgt.vocab_size,
-            "data": {"train": _store_facts(self.corpora.train), "valid": _store_facts(self.corpora.valid)},
+            "data": {"train": self._train_facts(), "valid": _store_facts(self.corpora.valid)},
             "validation": self._validation_facts(),
         }
+
+    def _train_facts(self) -> dict[str, Any]:
+        """Hashes and counts; of a mixture also the share of each text."""
+        facts, mixture = _store_facts(self.corpora.train), self.corpora.mixture
+        if mixture is None:
+            return facts
+        named = [
+            {"name": name, "share": share, "repeats": repeats, **_store_facts(store)}
+            for name, share, repeats, store in zip(
+                mixture.names, mixture.shares, mixture.repeats(), self.corpora.train_stores, strict=True
+            )
+        ]
+        return {**facts, "corpora": named}
 
     def build_model(self) -> EncoderDecoder:
         """A fresh model."""
@@ -188,7 +201,7 @@ def prepare_seq2seq(
     corpora = prepare_pair_corpora(recipe, cache_dir, on_progress=on_progress)
     tgt = SentenceVocabulary(corpora.tokenizers["tgt"])
     _check_positions(recipe, corpora)
-    train = recipe.train
+    train, mixture = recipe.train, corpora.mixture
     redrawn = _redrawn(recipe, corpora, seed)
     batches = BucketBatches(
         redrawn.get if redrawn is not None else lambda _epoch: (corpora.train.src, corpora.train.tgt),
@@ -198,6 +211,7 @@ def prepare_seq2seq(
         bos_id=tgt.bos_id,
         eos_ids=(SentenceVocabulary(corpora.tokenizers["src"]).eos_id, tgt.eos_id),
         seed=seed,
+        choose=None if mixture is None else MixedItems(mixture.sizes, mixture.shares, seed).numbers,
     )
     return PreparedSeq2Seq(recipe, corpora, batches, seed)
 
@@ -216,8 +230,11 @@ def _redrawn(recipe: Seq2SeqRecipe, corpora: PairCorpora, seed: int) -> MadeAhea
             dropouts[side] = BpeDropout(tokenizer, config.dropout)
     if not dropouts:
         return None
-    pairs = RedrawnPairs(text=corpora.train_text, store=corpora.train, dropouts=dropouts, seed=seed)
-    return pairs.made_ahead(recipe.train.max_epochs)
+    texts = [
+        RedrawnPairs(text=text, store=store, dropouts=dropouts, seed=seed, number=number)
+        for number, (text, store) in enumerate(zip(corpora.train_texts, corpora.train_stores, strict=True))
+    ]
+    return redrawn_ahead(texts, num_epochs=recipe.train.max_epochs)
 
 
 def pair_loss(

@@ -44,7 +44,7 @@ _AIM = 0.25
 
 def run_plain(corpora: LmCorpora, setting: PublishedSetting) -> Outcome:
     """Train and score the plain loop."""
-    (train_ids_N, valid_ids_N), vocab_size = renumber(corpora.train.ids, corpora.valid.ids)
+    (train_ids_N, valid_ids_N), vocab_size = renumber(corpora.train.ids[:], corpora.valid.ids[:])
     model, outcome = train_plain(train_ids_N, valid_ids_N, vocab_size, setting)
     outcome.settings += f", {vocab_size} characters"
     for name in _PROTOCOLS:

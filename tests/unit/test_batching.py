@@ -198,6 +198,7 @@ def test_batches_of_a_memory_map(tmp_path: Path) -> None:
     batches = ColumnBatches(mapped, 3, 5)
     assert batches.batch(0, 1).inputs_BT.tolist() == [[5, 6], [12, 13], [19, 20]]
     # Views, not copies: the whole text is never read into memory.
-    assert np.shares_memory(batches._inputs_BL, mapped)
-    assert np.shares_memory(WindowBatches(mapped, 3, 5, seed=1)._windows, mapped)
-    assert np.shares_memory(StrideBatches(mapped, 3, 5, seed=1)._windows, mapped)
+    assert batches._views_BL is not None
+    orders = WindowBatches(mapped, 3, 5, seed=1), StrideBatches(mapped, 3, 5, seed=1)
+    for views in (*batches._views_BL, *(order._windows._views for order in orders)):
+        assert views is not None and np.shares_memory(views, mapped)

@@ -14,7 +14,7 @@ from seqkit.data import epochs
 from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, WindowBatches
 from seqkit.data.epochs import ReencodedBatches, ReencodedText
 from seqkit.data.readers import open_source
-from seqkit.data.store import Stretch
+from seqkit.data.stretches import Stretch
 from seqkit.errors import DataError
 from seqkit.recipe import tokenizer_schema
 from seqkit.tasks.lm import PreparedLm, prepare_lm

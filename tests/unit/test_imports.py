@@ -16,16 +16,17 @@ PACKAGE = Path(seqkit.__file__).parent
 
 # What each part may import of the others, besides itself; a new part needs a line here. Imports go downwards only:
 # cli → tasks → training, decoding, metrics, diagnostics, export → models, tokenizers, data → recipe, runs → errors,
-# atomic.
+# atomic, forked.
 # Parts on one level stay apart, but for data, which encodes with tokenizers.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
+    "forked": set(),
     "recipe": {"errors", "atomic"},
     "runs": {"errors", "atomic"},
     "tokenizers": {"errors", "atomic", "recipe"},
     "models": {"errors", "recipe"},
-    "data": {"errors", "atomic", "recipe", "runs", "tokenizers"},
+    "data": {"errors", "atomic", "forked", "recipe", "runs", "tokenizers"},
     # The core knows a model only through the protocols in decoding/model.py.
     "metrics": {"errors"},
     "decoding": {"errors"},

@@ -132,7 +132,7 @@ def test_every_fault_in_one_pass(recipe_file: Path, monkeypatch: pytest.MonkeyPa
         ),
         (
             GOOD.replace("{train: builtin:python-docs}", "{train: 3}"),
-            ["r.yaml:2:15: data.train: expected text or a list of texts, found the number 3"],
+            ["r.yaml:2:15: data.train: expected text or a list of texts or a list of mappings, found the number 3"],
         ),
         (
             GOOD.replace("{train: builtin:python-docs}", "{train: buitlin:python-docs}"),
