@@ -144,7 +144,11 @@ def train_steps(
         set_learning_rate(state.optimizer, learning_rate)
         num_batches = batches.num_batches(progress.epoch)
         num_parts = min(config.accumulate, num_batches - progress.batch_index)
-        parts = _backward(state, batches, objective, num_parts, device, spent)
+        parts = state.pieces.run(
+            partial(_backward, state, batches, objective, num_parts, device, spent),
+            num_rows=partial(_most_rows, batches, progress, num_parts),
+            clear=partial(state.optimizer.zero_grad, set_to_none=True),
+        )
         norm = None
         if config.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, config.clip_value)
@@ -163,7 +167,7 @@ def train_steps(
         if state.average is not None and not was_skipped:
             state.average.update()
         state.carry = parts[-1].carry
-        _advance(progress, len(parts), num_batches, nats, num_tokens, was_skipped)
+        _advance(progress, num_parts, num_batches, nats, num_tokens, was_skipped)
         progress.elapsed = clock() - began
         yield StepResult(progress.step, nats, num_tokens, learning_rate, norm, was_skipped)
 
@@ -175,6 +179,7 @@ def _backward(
     num_parts: int,
     device: torch.device,
     spent: float,
+    num_pieces: int,
 ) -> list[LossSum]:
     """Run forward and backward on the next batches; leave the gradient of their mean over all tokens, unscaled.
 
@@ -182,14 +187,13 @@ def _backward(
     if all batches were as large as the first, which keeps fp16 gradients in range; then it is put right.
 
     Returns:
-        What came of each batch, without the graphs.
+        What came of each batch, or each piece of one, without the graphs.
     """
     progress, scaler = state.progress, state.scaler
     precision: Precision = state.precision  # type: ignore[assignment]
     parts: list[LossSum] = []
     divisor, carry = 0, state.carry
-    for number in range(num_parts):
-        batch = batches.batch(progress.epoch, progress.batch_index + number)
+    for batch in _in_pieces(batches, progress, num_parts, num_pieces):
         loss = backward_batch(
             state.model,
             batch,
@@ -201,9 +205,9 @@ def _backward(
             scaler=scaler,
             slices=state.slices,
             divisor=divisor,
-            num_parts=num_parts,
+            num_parts=num_parts * num_pieces,
         )
-        divisor = divisor or loss.num_tokens * num_parts
+        divisor = divisor or loss.num_tokens * num_parts * num_pieces
         carry = loss.carry
         parts.append(loss)
     if scaler is not None:
@@ -213,6 +217,28 @@ def _backward(
         gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, divisor / num_tokens)
     return parts
+
+
+def _in_pieces(batches: BatchSource, progress: Progress, num_parts: int, num_pieces: int) -> Iterator[Batch]:
+    """The batches of the next step, or the pieces of each, one after the other."""
+    for number in range(num_parts):
+        batch: Batch = batches.batch(progress.epoch, progress.batch_index + number)
+        yield from pieces_of(batch, num_pieces)
+
+
+def pieces_of(batch: Batch, num_pieces: int) -> Iterator[Batch]:
+    """A batch whole, or by rows in so many pieces, fewer where it has fewer rows."""
+    if num_pieces == 1:
+        yield batch
+        return
+    step = min(num_pieces, batch.num_rows)
+    for first in range(step):
+        yield batch.every(step, first)
+
+
+def _most_rows(batches: BatchSource, progress: Progress, num_parts: int) -> int:
+    """Rows of the largest batch of the next step."""
+    return max(batches.batch(progress.epoch, progress.batch_index + number).num_rows for number in range(num_parts))
 
 
 def backward_batch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ from seqkit.errors import CheckpointError, UsageError
 from seqkit.recipe.recipe_types import Recipe
 from seqkit.runs.checkpoint import Checkpoint, read_checkpoint
 from seqkit.training.averaging import WeightAverage
-from seqkit.training.loop import backward_batch, make_scaler
+from seqkit.training.loop import backward_batch, make_scaler, pieces_of
 from seqkit.training.optimizers import build_optimizer
+from seqkit.training.pieces import Pieces
 from seqkit.training.precision import Precision, PrecisionChoice, probe_precision, require_precision
 from seqkit.training.prepared import Prepared
 from seqkit.training.slices import SliceThreads
@@ -47,19 +49,22 @@ def make_state(
     model = model.to(device)
     optimizer = build_optimizer(config.optimizer, model, device)
     slices = _slices(prepared, recipe, device)
+    pieces = _pieces(prepared, recipe)
     choice = None
     if checkpoint is not None:
         if checkpoint.train_state is None:
             raise CheckpointError(f"{checkpoint.path}: has no train state, so training cannot go on from it")
         _load_weights(model, checkpoint)
-        precision = checkpoint.train_state["precision"]
+        if not isinstance(checkpoint.train_state, dict):
+            raise CheckpointError(f"{checkpoint.path}: its train state is none of a run")
+        precision = str(checkpoint.train_state.get("precision"))
     elif config.precision == "auto":
-        choice = probe_precision(model, _probe_step(model, prepared, device, slices), device)
+        choice = probe_precision(model, _probe_step(model, prepared, device, slices, pieces), device)
         precision = choice.precision
     else:
         precision = config.precision
         if precision != "fp32":
-            require_precision(model, _probe_step(model, prepared, device, slices), precision, device)
+            require_precision(model, _probe_step(model, prepared, device, slices, pieces), precision, device)
     state = TrainState(
         model=model,
         optimizer=optimizer,
@@ -67,12 +72,20 @@ def make_state(
         average=WeightAverage(model, config.ema) if config.ema is not None else None,
         scaler=make_scaler(precision, device),
         slices=slices,
+        pieces=pieces,
     )
     if checkpoint is not None:
         try:
             state.load_state_dict(checkpoint.train_state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint.path}: its train state does not fit the recipe ({error})") from None
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(f"{checkpoint.path}: its train state does not fit the recipe ({reason})") from None
+        progress = state.progress
+        if progress.batch_index and progress.batch_index >= prepared.batches.num_batches(progress.epoch):
+            raise CheckpointError(
+                f"{checkpoint.path}: its train state does not fit the data (batch {progress.batch_index:,} of epoch "
+                f"{progress.epoch:,})"
+            )
     return state, choice
 
 
@@ -111,7 +124,8 @@ def start_from(model: nn.Module, prepared: Prepared, folder: Path) -> None:
 def try_step(state: TrainState, prepared: Prepared) -> None:
     """Run forward and backward on the first batch and throw the result away: does it fit, does it run?"""
     precision: Precision = state.precision  # type: ignore[assignment]
-    _probe_step(state.model, prepared, next(state.model.parameters()).device, state.slices)(precision)
+    device = next(state.model.parameters()).device
+    _probe_step(state.model, prepared, device, state.slices, state.pieces)(precision)
 
 
 def _load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -130,15 +144,28 @@ def _slices(prepared: Prepared, recipe: Recipe, device: torch.device) -> SliceTh
     return SliceThreads(num_slices) if num_slices > 1 else None
 
 
+def _pieces(prepared: Prepared, recipe: Recipe) -> Pieces:
+    setting = "train.batch_size" if recipe.train.batch_size is not None else "train.batch_tokens"
+    return Pieces(may_cut=not prepared.carries_state, setting=setting)
+
+
 def _probe_step(
-    model: nn.Module, prepared: Prepared, device: torch.device, slices: SliceThreads | None
+    model: nn.Module, prepared: Prepared, device: torch.device, slices: SliceThreads | None, pieces: Pieces
 ) -> Callable[[Precision], None]:
     batch = prepared.batches.batch(0, 0)
+    clear = partial(model.zero_grad, set_to_none=True)
 
     def run_step(precision: Precision) -> None:
         model.train()
+
         # As at the end, where a step takes the most: scheduled sampling grows with what is spent.
-        backward_batch(model, batch, None, prepared.loss, spent=1.0, precision=precision, device=device, slices=slices)
-        model.zero_grad(set_to_none=True)
+        def work(num_pieces: int) -> None:
+            for piece in pieces_of(batch, num_pieces):
+                backward_batch(
+                    model, piece, None, prepared.loss, spent=1.0, precision=precision, device=device, slices=slices
+                )
+
+        pieces.run(work, num_rows=lambda: batch.num_rows, clear=clear)
+        clear()
 
     return run_step
