@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seqkit.atomic import sync_folder
+from seqkit.atomic import publish_folder, sync_folder
 from seqkit.errors import CheckpointError, UsageError
 from seqkit.runs import step_folders
 from seqkit.runs.json_values import finite
@@ -157,27 +158,14 @@ def write_model_folder(
     """
     check_model_place(path, replace=replace)
     path = path.resolve()
-    mark = secrets.token_hex(4)
-    folder, replaced = path.with_name(f".{path.name}.{mark}.tmp"), path.with_name(f".{path.name}.{mark}.old")
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     folder.mkdir()
     try:
         _write_files(folder, weights, tokenizers, recipe, facts, None)
-        is_there = path.exists()
-        if is_there:
-            # A folder cannot be renamed onto a full one.
-            path.rename(replaced)
-        try:
-            folder.rename(path)
-        except BaseException:
-            if is_there:
-                replaced.rename(path)
-            raise
+        publish_folder(folder, path)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    sync_folder(path.parent)
-    if is_there:
-        shutil.rmtree(replaced)
 
 
 def _write_files(
@@ -260,6 +248,9 @@ def _read(folder: Path, *, train_state: bool) -> Checkpoint:
         sums.pop(TRAIN_STATE_NAME, None)
     for name, expected in sums.items():
         try:
+            if not stat.S_ISREG((folder / name).stat().st_mode):
+                # A pipe would keep us waiting for ever, a device might have no end.
+                raise CheckpointError(f"{folder / name}: not a regular file", hint=_HINT)
             found = _sha256(folder / name)
         except FileNotFoundError as error:
             raise CheckpointError(f"{folder / name}: missing from this checkpoint", hint=_HINT) from error

@@ -79,7 +79,7 @@ def load_tree(path: Path) -> Any:
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']!r}, not {_FORMAT!r}")
         return _decode(content["tree"], tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(
             f"{path}: holds no train state, or a damaged one ({reason})",
