@@ -238,7 +238,7 @@ def pieces_of(batch: Batch, num_pieces: int) -> Iterator[Batch]:
 
 def _most_rows(batches: BatchSource, progress: Progress, num_parts: int) -> int:
     """Rows of the largest batch of the next step."""
-    return max(batches.batch(progress.epoch, progress.batch_index + number).num_rows for number in range(num_parts))
+    return max(batch.num_rows for batch in _in_pieces(batches, progress, num_parts, 1))
 
 
 def backward_batch(
