@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,27 +67,19 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
             replaced; nothing is left behind.
     """
     path = path.resolve()
-    mark = secrets.token_hex(4)
-    folder, replaced = path.with_name(f".{path.name}.{mark}.tmp"), path.with_name(f".{path.name}.{mark}.old")
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     folder.mkdir()
     try:
         yield folder
-        # A folder cannot be renamed onto a full one, not even onto one that appeared while this was written.
-        is_there = replace and path.exists()
-        if is_there:
-            path.rename(replaced)
-        try:
+        if replace:
+            publish_folder(folder, path)
+        else:
+            # Refused by the system where there is a full folder, also one that appeared while this was written.
             folder.rename(path)
-        except BaseException:
-            if is_there:
-                replaced.rename(path)
-            raise
+            sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    sync_folder(path.parent)
-    if is_there:
-        shutil.rmtree(replaced)
 
 
 def sync_folder(path: Path) -> None:
@@ -94,6 +89,58 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def publish_folder(written: Path, path: Path) -> None:
+    """Give a finished folder its name; a folder that has the name already is replaced and removed.
+
+    Where the system can exchange two names in one step, whoever looks, and whoever looks after a kill, finds the old
+    folder or the new one. Elsewhere there is a moment between two renames in which the name is free.
+
+    Args:
+        written: The new folder, beside ``path``, complete and synced.
+        path: Its name.
+
+    Raises:
+        OSError: It cannot be renamed; the old folder is where it was.
+    """
+    if not path.exists():
+        written.rename(path)
+        sync_folder(path.parent)
+        return
+    if _exchange(written, path):
+        replaced = written
+    else:
+        # A folder cannot be renamed onto a full one.
+        replaced = path.with_name(f".old-{path.name}-{secrets.token_hex(4)}")
+        path.rename(replaced)
+        try:
+            written.rename(path)
+        except BaseException:
+            replaced.rename(path)
+            raise
+    sync_folder(path.parent)
+    shutil.rmtree(replaced)
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap what two names stand for, in one step; False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    done: int = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    if done == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(second))
 
 
 def _mode_for(path: Path) -> int:

@@ -89,6 +89,10 @@ class NonFiniteLossError(SeqkitError):
     """The loss or a gradient became NaN or infinite during training."""
 
 
+class OutOfMemoryError(SeqkitError):
+    """There is not enough memory, of the machine or of its accelerator."""
+
+
 class LockedError(SeqkitError):
     """Another process holds the lock; try again later."""
 
@@ -107,3 +111,20 @@ class InterruptedRunError(SeqkitError):
     def __init__(self, message: str, *, signal_number: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signal_number
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, of Python's or of a library's, says that memory ran out.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    True
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not fit"))
+    (True, False)
+    """
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return True
+    # PyTorch has a class of its own for accelerators, and only words for the CPU.
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from tripwire import Trip, arm
 
 REAL = [sys.executable, "-m", "seqkit"]
 """The program itself, with its start-up."""
@@ -161,6 +162,7 @@ class ForkServer:
         stdout: Path | None = None,
         stderr: Path | None = None,
         limits: Mapping[str, int] | None = None,
+        trip: Trip | None = None,
     ) -> Forked:
         """Start ``seqkit`` with ``words`` in ``folder``; stdin, stdout and stderr may be files, FIFOs or terminals."""
         number = time.monotonic_ns()
@@ -172,10 +174,16 @@ class ForkServer:
             "env": {**clean_environment(), **(env or {})},
             "files": [str(stdin), str(out), str(err)],
             "limits": dict(limits or {}),
+            "trip": trip.as_dict() if trip is not None else None,
         }
         pid = self.ask(request)
         self._running.add(pid)
         return Forked(self, pid, out, err)
+
+    @property
+    def pid(self) -> int:
+        """The server's own process."""
+        return self._server.pid
 
     def poll(self, pid: int) -> int | None:
         """The exit code of a process, the negative number of the signal that killed it, or None if it runs."""
@@ -368,6 +376,8 @@ def _become(request: dict[str, Any], server: int) -> NoReturn:
             resource.setrlimit(getattr(resource, name), (value, value))
         sys.argv = ["seqkit", *request["words"]]
         save_time()
+        if request["trip"] is not None:
+            arm(Trip(**request["trip"]))
 
         from seqkit.cli.app import run
 

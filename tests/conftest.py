@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports torch: tiny tensors gain nothing from threads, and two that wait for each other lose much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +20,11 @@ from tiny_pairs import TinyPairs, train_tiny_pairs
 # The same examples in every run, and no time limit on one: a busy machine is no failure.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+Tally = Callable[[str, int], None]
+"""(what was tried, how often) → noted."""
+
+_TALLY = "tally"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -118,3 +125,24 @@ def bpe_examples(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("bpe")
     make_examples(folder, fork_server)
     return folder
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    """Notes how much was tried; the sums are printed at the end of the run."""
+    return lambda what, count: record_property(_TALLY, [what, count])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what the tests tried, over all processes."""
+    counts: Counter[str] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            if getattr(report, "when", None) == "call":
+                for name, value in report.user_properties:
+                    if name == _TALLY:
+                        counts[value[0]] += value[1]
+    if counts:
+        terminalreporter.write_sep("-", "tried")
+        for what, count in sorted(counts.items()):
+            terminalreporter.write_line(f"{count:>7,} {what}")

@@ -22,7 +22,7 @@ from seqkit.cli.command import (
     remember_console_options,
     show_examples,
 )
-from seqkit.errors import SeqkitError
+from seqkit.errors import SeqkitError, is_out_of_memory
 
 _EXAMPLES = """\
 seqkit recipe ls                         # what there is to train
@@ -131,7 +131,7 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _report_os_error(error)
     except Exception as error:
-        return _report_unexpected(error)
+        return _report_no_memory(error) if is_out_of_memory(error) else _report_unexpected(error)
     return code if isinstance(code, int) else 0
 
 
@@ -197,6 +197,9 @@ _EXPECTED_OS_ERRORS = {
     errno.EFBIG: "the file is larger than the limit for this process allows",
     errno.ELOOP: "too many symbolic links",
     errno.EMFILE: "too many open files",
+    errno.ENOMEM: "out of memory",
+    errno.EBUSY: "is in use",
+    errno.ESTALE: "is gone from its server",
 }
 
 
@@ -209,6 +212,15 @@ def _report_os_error(error: OSError) -> int:
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "free some space; a training goes on with --run-dir and --resume" if is_full else None
     console.report_error([f"{where}{what}"], hint=hint, exit_code=1)
+    _show_traceback_if_verbose()
+    return 1
+
+
+def _report_no_memory(error: Exception) -> int:
+    """Memory ran out: one line, and what takes less of it."""
+    reason = " ".join((str(error).strip().split("\n")[0]).split())
+    hint = "take fewer at once: train.batch_size or train.batch_tokens, --batch-size, --batch-tokens, --beam, --workers"
+    console.report_error([f"out of memory{f' ({reason})' if reason else ''}"], hint=hint, exit_code=1)
     _show_traceback_if_verbose()
     return 1
 

@@ -16,9 +16,17 @@ from seqkit.cli.streams import write_result
 from seqkit.errors import LockedError, SeqkitError, UsageError
 from seqkit.runs.listing import RunSummary, list_runs
 from seqkit.runs.places import runs_dir as chosen_runs_dir
-from seqkit.runs.pruning import REMOVABLE, bytes_of, choose_runs, finish_removals, foreign_names, remove_run
+from seqkit.runs.pruning import bytes_of, choose_runs, finish_removals, foreign_names, remove_run
 
-RemovableStatus = StrEnum("RemovableStatus", {status: status for status in REMOVABLE})
+
+class RemovableStatus(StrEnum):
+    """As ``REMOVABLE`` has them."""
+
+    COMPLETED = "completed"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    DEAD = "dead"
+
 
 _logger = logging.getLogger(__name__)
 

@@ -33,6 +33,7 @@ BLOCK_BYTES = 1 << 16
 MAX_REDIRECTS = 5
 
 _SCHEMES = ("http", "https")
+_MOST_QUOTED = 200
 _STATUS_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -221,7 +222,7 @@ def _open(request: Request, part: Path, *, patience: Patience, opener: OpenerDir
                 raise _PassingError("the server cannot go on from the part that was here") from error
             if 300 <= error.code < 400 and "Location" in error.headers:
                 raise FetchError(f"{url}: redirected in a loop, or more than {MAX_REDIRECTS} times") from error
-            status = f"HTTP status {error.code} ({error.reason})"
+            status = f"HTTP status {error.code} ({_words_of(error.reason)})"
             if error.code in _STATUS_TRY_AGAIN:
                 raise _PassingError(status) from error
             raise FetchError(f"{url}: {status}") from error
@@ -243,7 +244,9 @@ def _agreed_start(response: http.client.HTTPResponse, source: PinnedFile, part: 
     A length that cannot be right (a login page, say, in place of the file) is refused before a byte is written.
     """
     if response.status not in (200, 206):
-        raise FetchError(f"{source.url}: HTTP status {response.status} ({response.reason}) where a file should be")
+        raise FetchError(
+            f"{source.url}: HTTP status {response.status} ({_words_of(response.reason)}) where a file should be"
+        )
     if response.status == 206:
         given = response.headers.get("Content-Range", "")
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", given.strip())
@@ -282,10 +285,10 @@ def _give_up(source: PinnedFile, part: Path, reason: _PassingError, num_attempts
 
 
 def _words_of(error: BaseException | str) -> str:
-    """What an exception says, without its number."""
+    """What an exception says, without its number, on one line: it may quote what a server sent."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split())[:_MOST_QUOTED] or type(error).__name__
 
 
 def _sha256_of(path: Path) -> str:

@@ -148,7 +148,8 @@ def find_recipe(name: str) -> RecipeText:
     if path.exists() and not path.is_dir():
         with path.open("rb") as file:
             text = file.read(yaml12.MAX_BYTES + 1)
-        return RecipeText(name=path.stem or name, source=name, path=path, text=text)
+        # Runs go into a folder of this name: `...yaml` must not make it the one above, nor a hidden one.
+        return RecipeText(name=path.stem.lstrip(".") or "recipe", source=name, path=path, text=text)
     shipped = find_shipped(name)
     if shipped is not None:
         short = shipped.name.rpartition("/")[2]

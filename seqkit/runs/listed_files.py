@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def verify(folder: Path, sums: Mapping[str, str]) -> None:
     """
     for name, expected in sums.items():
         try:
+            if not stat.S_ISREG((folder / name).stat().st_mode):
+                # A pipe would keep us waiting for ever, a device might have no end.
+                raise CheckpointError(f"{folder / name}: not a regular file", hint=HINT)
             found = _sha256(folder / name)
         except FileNotFoundError as error:
             raise CheckpointError(f"{folder / name}: missing from this checkpoint", hint=HINT) from error

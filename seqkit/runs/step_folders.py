@@ -6,7 +6,7 @@ A folder appears under its name complete or not at all. Work in progress has nam
 name                  what it is                                after a kill
 ====================  ========================================  ===============================================
 ``.tmp-step-…-xxxx``  a checkpoint being written                removed
-``.old-step-…-xxxx``  one that a new one is about to replace    put back if the new one is not there, else removed
+``.old-step-…-xxxx``  one that a new one replaces               put back if the new one is not there, else removed
 ``.gone-step-…-xxxx`` one being deleted                         removed
 ====================  ========================================  ===============================================
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from seqkit.atomic import sync_folder
+from seqkit.atomic import publish_folder, sync_folder
 from seqkit.errors import CheckpointError
 
 CHECKPOINTS_NAME = "checkpoints"
@@ -107,22 +107,8 @@ def publish(written: Path, run_dir: Path, step: int) -> Path:
     Returns:
         The step folder.
     """
-    parent = written.parent
     final = run_dir / CHECKPOINTS_NAME / step_name(step)
-    replaced = None
-    if final.exists():
-        # A folder cannot be renamed onto a full one. A kill between the two renames is undone by recover().
-        replaced = _hidden(final, "old")
-        final.rename(replaced)
-    try:
-        written.rename(final)
-    except BaseException:
-        if replaced is not None:
-            replaced.rename(final)
-        raise
-    sync_folder(parent)
-    if replaced is not None:
-        shutil.rmtree(replaced)
+    publish_folder(written, final)
     return final
 
 
@@ -213,5 +199,5 @@ def read_resolved(path: Path, read: Callable[[Path], ReadT]) -> ReadT:
             folder = newer
 
 
-def _hidden(final: Path, why: Literal["tmp", "old", "gone"]) -> Path:
+def _hidden(final: Path, why: Literal["tmp", "gone"]) -> Path:
     return final.with_name(f".{why}-{final.name}-{secrets.token_hex(4)}")

@@ -98,7 +98,7 @@ def load_tree(path: Path) -> Any:
     tensors, note = read_tensors(path)
     try:
         return put_together(note, tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(
             f"{path}: holds no train state, or a damaged one ({reason})",

@@ -12,15 +12,14 @@ import torch
 from seqkit.data.store import TokenStore
 from seqkit.decoding.sampling import SamplingRule, generate, row_generators
 from seqkit.decoding.scoring import ScoreSum, score_lines, score_stream, score_windows
-from seqkit.errors import CheckpointError, UsageError
+from seqkit.errors import UsageError
 from seqkit.metrics.language_model import LanguageModelScore
 from seqkit.models.build import LanguageModel, build_language_model
-from seqkit.recipe.loading import recipe_from_resolved
 from seqkit.recipe.schema import LmRecipe
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.tasks.lm import TOKENS_AT_ONCE, store_score
+from seqkit.tasks.stored_model import build_to_fit, stored_recipe, stored_tokenizer
 from seqkit.tokenizers.base import Tokenizer
-from seqkit.tokenizers.registry import tokenizer_from_json
 from seqkit.training.device import model_device
 
 
@@ -44,18 +43,9 @@ def load_lm(path: Path, device: torch.device) -> LoadedLm:
     """
     checkpoint = read_checkpoint(path, train_state=False)
     checkpoint.require_task("lm")
-    recipe = recipe_from_resolved(checkpoint.recipe, source=f"{checkpoint.path}/recipe.yaml")
-    assert isinstance(recipe, LmRecipe)
-    text = checkpoint.tokenizers.get("tokenizer.json")
-    if text is None:
-        raise CheckpointError(f"{checkpoint.path}: tokenizer.json is missing")
-    tokenizer = tokenizer_from_json(text)
-    model = build_language_model(recipe.model, tokenizer.vocab_size)
-    try:
-        model.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{checkpoint.path}: its weights do not fit its recipe ({reason})") from None
+    recipe = stored_recipe(checkpoint, LmRecipe)
+    tokenizer = stored_tokenizer(checkpoint, "tokenizer.json")
+    model = build_to_fit(checkpoint, lambda: build_language_model(recipe.model, tokenizer.vocab_size))
     return LoadedLm(model.to(device).eval(), tokenizer, recipe, checkpoint.path, checkpoint.facts)
 
 

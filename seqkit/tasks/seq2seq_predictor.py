@@ -8,14 +8,11 @@ from typing import Any
 
 import torch
 
-from seqkit.errors import CheckpointError
 from seqkit.models.build import build_seq2seq
 from seqkit.models.encoder_decoder import EncoderDecoder
-from seqkit.recipe.loading import recipe_from_resolved
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe
-from seqkit.runs.checkpoint import Checkpoint, read_checkpoint
-from seqkit.tokenizers.base import Tokenizer
-from seqkit.tokenizers.registry import tokenizer_from_json
+from seqkit.runs.checkpoint import read_checkpoint
+from seqkit.tasks.stored_model import build_to_fit, stored_recipe, stored_tokenizer
 from seqkit.tokenizers.sentences import SentenceVocabulary
 
 
@@ -45,24 +42,11 @@ def load_seq2seq(path: Path, device: torch.device) -> LoadedSeq2Seq:
     """
     checkpoint = read_checkpoint(path, train_state=False)
     checkpoint.require_task("seq2seq")
-    recipe = recipe_from_resolved(checkpoint.recipe, source=f"{checkpoint.path}/recipe.yaml")
-    assert isinstance(recipe, Seq2SeqRecipe)
-    if recipe.is_joint:
-        both = _tokenizer(checkpoint, "tokenizer.json")
-        src, tgt = SentenceVocabulary(both), SentenceVocabulary(both)
-    else:
-        src, tgt = (SentenceVocabulary(_tokenizer(checkpoint, f"tokenizer.{side}.json")) for side in ("src", "tgt"))
-    model = build_seq2seq(recipe.model, src.vocab_size, tgt.vocab_size, is_joint=recipe.is_joint)
-    try:
-        model.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{checkpoint.path}: its weights do not fit its recipe ({reason})") from None
+    recipe = stored_recipe(checkpoint, Seq2SeqRecipe)
+    names = ["tokenizer.json"] * 2 if recipe.is_joint else ["tokenizer.src.json", "tokenizer.tgt.json"]
+    tokenizers = {name: stored_tokenizer(checkpoint, name) for name in names}
+    src, tgt = (SentenceVocabulary(tokenizers[name]) for name in names)
+    model = build_to_fit(
+        checkpoint, lambda: build_seq2seq(recipe.model, src.vocab_size, tgt.vocab_size, is_joint=recipe.is_joint)
+    )
     return LoadedSeq2Seq(model.to(device).eval(), src, tgt, recipe, checkpoint.path, checkpoint.facts)
-
-
-def _tokenizer(checkpoint: Checkpoint, name: str) -> Tokenizer:
-    text = checkpoint.tokenizers.get(name)
-    if text is None:
-        raise CheckpointError(f"{checkpoint.path}: {name} is missing")
-    return tokenizer_from_json(text)

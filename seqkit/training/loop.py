@@ -159,7 +159,11 @@ def train_steps(
         set_learning_rate(state.optimizer, learning_rate)
         num_batches = batches.num_batches(progress.epoch)
         num_parts = min(config.accumulate, num_batches - progress.batch_index)
-        parts = _backward(state, batches, objective, num_parts, device, spent, team)
+        parts = state.pieces.run(
+            partial(_backward, state, batches, objective, num_parts, device, spent, team),
+            num_rows=partial(_most_rows, batches, progress, num_parts),
+            clear=partial(state.optimizer.zero_grad, set_to_none=True),
+        )
         norm = None
         if config.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, config.clip_value)
@@ -194,6 +198,7 @@ def _backward(
     device: torch.device,
     spent: float,
     team: Team | None,
+    num_pieces: int,
 ) -> list[LossSum]:
     """Run forward and backward on the next batches; leave the gradient of their mean over all tokens, unscaled.
 
@@ -201,20 +206,23 @@ def _backward(
     if all batches were as large as the first, which keeps fp16 gradients in range; then it is put right.
 
     Returns:
-        What came of each batch, without the graphs; of a team, what came of all batches in all processes.
+        What came of each batch, or each piece of one, without the graphs; of a team, what came of all batches in all
+        processes.
     """
     progress, scaler = state.progress, state.scaler
     precision: Precision = state.precision  # type: ignore[assignment]
     parts: list[LossSum] = []
     divisor: float = 0
     carry = state.carry
-    for number in range(num_parts):
-        batch = batches.batch(progress.epoch, progress.batch_index + number)
+    to_go = num_parts
+    for whole in _in_pieces(batches, progress, num_parts, num_pieces):
+        batch: Any = whole
+        to_go -= 1
         if team is not None:
-            # A team's gradient is the mean of its processes' gradients.
-            divisor = divisor or batch.num_tokens * num_parts / team.size
-            batch = team.share(batch)
-        with nullcontext() if team is None else team.accumulating(is_last=number == num_parts - 1):
+            # A team's batches are never in pieces. Its gradient is the mean of its processes' gradients.
+            divisor = divisor or whole.num_tokens * num_parts / team.size
+            batch = team.share(whole)
+        with nullcontext() if team is None else team.accumulating(is_last=to_go == 0):
             loss = backward_batch(
                 state.model,
                 batch,
@@ -226,9 +234,9 @@ def _backward(
                 scaler=scaler,
                 slices=state.slices,
                 divisor=divisor,
-                num_parts=num_parts,
+                num_parts=num_parts * num_pieces,
             )
-        divisor = divisor or loss.num_tokens * num_parts
+        divisor = divisor or loss.num_tokens * num_parts * num_pieces
         carry = loss.carry
         parts.append(loss)
     if team is not None:
@@ -241,6 +249,28 @@ def _backward(
         gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, divisor / num_tokens)
     return parts
+
+
+def _in_pieces(batches: BatchSource, progress: Progress, num_parts: int, num_pieces: int) -> Iterator[Batch]:
+    """The batches of the next step, or the pieces of each, one after the other."""
+    for number in range(num_parts):
+        batch: Batch = batches.batch(progress.epoch, progress.batch_index + number)
+        yield from pieces_of(batch, num_pieces)
+
+
+def pieces_of(batch: Batch, num_pieces: int) -> Iterator[Batch]:
+    """A batch whole, or by rows in so many pieces, fewer where it has fewer rows."""
+    if num_pieces == 1:
+        yield batch
+        return
+    step = min(num_pieces, batch.num_rows)
+    for first in range(step):
+        yield batch.every(step, first)
+
+
+def _most_rows(batches: BatchSource, progress: Progress, num_parts: int) -> int:
+    """Rows of the largest batch of the next step."""
+    return max(batch.num_rows for batch in _in_pieces(batches, progress, num_parts, 1))
 
 
 def backward_batch(

@@ -53,7 +53,7 @@ def _digests(data: Any) -> dict[str, str]:
     """Recipe keys (``data.train``, or ``data.train.src``) to the SHA-256 of their texts, from a model's facts."""
     digests: dict[str, str] = {}
     for part, facts in data.items() if isinstance(data, Mapping) else ():
-        found = facts.get("sha256")
+        found = facts.get("sha256") if isinstance(facts, Mapping) else None
         sides = found.items() if isinstance(found, Mapping) else [(None, found)]
         for side, digest in sides:
             digests[f"data.{part}" if side is None else f"data.{part}.{side}"] = str(digest)

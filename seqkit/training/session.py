@@ -94,9 +94,9 @@ class Session:
         with MetricsLog(self._run.metrics_path) as metrics:
             progress = self._state.progress
             # An average that was scored but not saved is scored again.
-            metrics.truncate_after(progress.step, without=None if progress.averaged_steps else "average")
+            metrics.truncate_after(progress.step, without=None if self._has_averaged() else "average")
             yield from self._events(metrics)
-            if self._config.average_last is not None and not progress.averaged_steps:
+            if self._config.average_last is not None and not self._has_averaged():
                 yield from self._average(metrics)
 
     @property
@@ -187,6 +187,17 @@ class Session:
             f"stopped by a signal; saved step {self._state.progress.step:,}",
             signal_number=signal_number,
             hint=self._how_to_resume,
+        )
+
+    def _has_averaged(self) -> bool:
+        """Whether the average of the last checkpoints was made already, in this session or one before.
+
+        Where it was no better it is not saved, and nothing else tells but that its members are pruned then; until
+        then they are kept.
+        """
+        progress = self._state.progress
+        return bool(progress.averaged_steps) or not all(
+            self._run.checkpoint(step).is_dir() for step in progress.steps_to_average
         )
 
     def _average(self, metrics: MetricsLog) -> Iterator[Event]:

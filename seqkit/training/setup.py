@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ from seqkit.errors import CheckpointError, UsageError
 from seqkit.recipe.recipe_types import Recipe
 from seqkit.runs.checkpoint import Checkpoint, read_checkpoint
 from seqkit.training.averaging import WeightAverage
-from seqkit.training.loop import backward_batch, make_scaler
+from seqkit.training.loop import backward_batch, make_scaler, pieces_of
 from seqkit.training.optimizers import build_optimizer
+from seqkit.training.pieces import Pieces
 from seqkit.training.precision import (
     Precision,
     PrecisionChoice,
@@ -64,6 +66,8 @@ def make_state(
     if checkpoint is not None:
         if checkpoint.train_state is None:
             raise CheckpointError(f"{checkpoint.path}: has no train state, so training cannot go on from it")
+        if not isinstance(checkpoint.train_state, dict):
+            raise CheckpointError(f"{checkpoint.path}: its train state is none of a run")
         _load_weights(model, checkpoint)
     if team is not None and team.shards:
         team.shard(model, prepared)
@@ -71,7 +75,8 @@ def make_state(
         model = model.to(device)
     optimizer = build_optimizer(config.optimizer, model, device)
     slices = None if team is not None and team.shards else _slices(prepared, recipe, device)
-    precision, choice = _settle_precision(model, prepared, recipe, device, checkpoint, slices, team)
+    pieces = _pieces(prepared, recipe, team)
+    precision, choice = _settle_precision(model, prepared, recipe, device, checkpoint, slices, pieces, team)
     if team is not None and not team.shards:
         # A learned initial state has no gradient where the state is carried on.
         team.replicate(model, prepared.loss, sums_by_hand=slices is not None or prepared.carries_state)
@@ -82,14 +87,22 @@ def make_state(
         average=WeightAverage(model, config.ema) if config.ema is not None else None,
         scaler=make_scaler(precision, device),
         slices=slices,
+        pieces=pieces,
     )
     if checkpoint is not None:
         try:
             state.load_state_dict(checkpoint.train_state, team)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             if team is not None and isinstance(error, RuntimeError):
                 team.meeting.explain(error)
-            raise CheckpointError(f"{checkpoint.path}: its train state does not fit the recipe ({error})") from None
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(f"{checkpoint.path}: its train state does not fit the recipe ({reason})") from None
+        progress = state.progress
+        if progress.batch_index and progress.batch_index >= prepared.batches.num_batches(progress.epoch):
+            raise CheckpointError(
+                f"{checkpoint.path}: its train state does not fit the data (batch {progress.batch_index:,} of epoch "
+                f"{progress.epoch:,})"
+            )
     return state, choice
 
 
@@ -100,17 +113,17 @@ def _settle_precision(
     device: torch.device,
     checkpoint: Checkpoint | None,
     slices: SliceThreads | None,
+    pieces: Pieces,
     team: Team | None,
 ) -> tuple[str, PrecisionChoice | None]:
     """The precision that the recipe asks for, or the run began with, or that a probe shows to pay."""
     asked = recipe.train.precision
     if checkpoint is not None:
-        precision: str = checkpoint.train_state["precision"]
-        return precision, None
+        return str(checkpoint.train_state.get("precision")), None
     if team is not None and team.shards:
         # No process has a whole model to probe with.
         return (asked if asked != "auto" else sharded_precision(device)), None
-    run_step = _probe_step(model, prepared, device, slices, team)
+    run_step = _probe_step(model, prepared, device, slices, pieces, team)
     if asked == "auto":
         if team is not None and not team.is_leader:
             told: str = team.meeting.hear("precision")
@@ -159,7 +172,8 @@ def start_from(model: nn.Module, prepared: Prepared, folder: Path) -> None:
 def try_step(state: TrainState, prepared: Prepared) -> None:
     """Run forward and backward on the first batch and throw the result away: does it fit, does it run?"""
     precision: Precision = state.precision  # type: ignore[assignment]
-    _probe_step(state.model, prepared, next(state.model.parameters()).device, state.slices, None)(precision)
+    device = next(state.model.parameters()).device
+    _probe_step(state.model, prepared, device, state.slices, state.pieces, None)(precision)
 
 
 def _load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -178,17 +192,36 @@ def _slices(prepared: Prepared, recipe: Recipe, device: torch.device) -> SliceTh
     return SliceThreads(num_slices) if num_slices > 1 else None
 
 
+def _pieces(prepared: Prepared, recipe: Recipe, team: Team | None) -> Pieces:
+    # Of several processes one alone cannot take a step in pieces: all add up their gradients in each.
+    setting = "train.batch_size" if recipe.train.batch_size is not None else "train.batch_tokens"
+    return Pieces(may_cut=not prepared.carries_state and team is None, setting=setting)
+
+
 def _probe_step(
-    model: nn.Module, prepared: Prepared, device: torch.device, slices: SliceThreads | None, team: Team | None
+    model: nn.Module,
+    prepared: Prepared,
+    device: torch.device,
+    slices: SliceThreads | None,
+    pieces: Pieces,
+    team: Team | None,
 ) -> Callable[[Precision], None]:
     batch = prepared.batches.batch(0, 0)
     if team is not None and batch.num_rows >= team.size:
         batch = batch.every(team.size, team.rank)
+    clear = partial(model.zero_grad, set_to_none=True)
 
     def run_step(precision: Precision) -> None:
         model.train()
+
         # As at the end, where a step takes the most: scheduled sampling grows with what is spent.
-        backward_batch(model, batch, None, prepared.loss, spent=1.0, precision=precision, device=device, slices=slices)
-        model.zero_grad(set_to_none=True)
+        def work(num_pieces: int) -> None:
+            for piece in pieces_of(batch, num_pieces):
+                backward_batch(
+                    model, piece, None, prepared.loss, spent=1.0, precision=precision, device=device, slices=slices
+                )
+
+        pieces.run(work, num_rows=lambda: batch.num_rows, clear=clear)
+        clear()
 
     return run_step

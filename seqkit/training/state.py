@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from seqkit.training.averaging import WeightAverage
+from seqkit.training.pieces import Pieces
+from seqkit.training.precision import Precision
 from seqkit.training.slices import SliceThreads
 
 if TYPE_CHECKING:
@@ -79,6 +82,8 @@ class TrainState:
     scaler: torch.amp.GradScaler | None = None
     slices: SliceThreads | None = None
     """Threads that share the rows of a batch, where that pays."""
+    pieces: Pieces = field(default_factory=Pieces)
+    """Into how many pieces batches are cut, where they do not fit in memory whole."""
     carry: Any = None
     """Hidden state carried from batch to batch; ``None`` before the first."""
     progress: Progress = field(default_factory=Progress)
@@ -106,15 +111,20 @@ class TrainState:
         Args:
             tree: What ``state_dict`` gave, in whatever number of processes.
             team: The processes that go on with it together, if there are several.
+
+        Raises:
+            Exception: The tree is not one that ``state_dict`` gave for such a model; what kind of error, who knows.
         """
         device = next(self.model.parameters()).device
         optimizer, carry = tree["optimizer"], tree["carry"]
         if team is not None:
             optimizer, carry = team.optimizer_state(self.optimizer, optimizer), team.rows_of(carry)
         self.optimizer.load_state_dict(optimizer)
+        if tree["precision"] not in get_args(Precision):
+            raise ValueError(f"no such precision: {tree['precision']!r}")
         self.precision = tree["precision"]
         self.carry = _to_device(carry, device)
-        self.progress = Progress(**tree["progress"])
+        self.progress = _read_progress(tree["progress"])
         if self.scaler is not None:
             self.scaler.load_state_dict(tree["scaler"])
         if self.average is not None:
@@ -123,6 +133,20 @@ class TrainState:
         torch.set_rng_state(tree["torch_random_state"])
         if tree["cuda_random_state"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(tree["cuda_random_state"], device)
+
+
+def _read_progress(values: Any) -> Progress:
+    """The numbers of a saved run, checked: what is wrong with them would show only much later.
+
+    Raises:
+        ValueError: One is of another type, or negative.
+        TypeError: They are no mapping, or it has other keys.
+    """
+    progress = TypeAdapter(Progress).validate_python(vars(Progress(**values)))
+    for name, value in vars(progress).items():
+        if type(value) is int and value < 0:
+            raise ValueError(f"{name} is {value}")
+    return progress
 
 
 def _to_device(tree: Any, device: torch.device) -> Any:

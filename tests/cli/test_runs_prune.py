@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from seqkit.cli import app, console
+from seqkit.cli.runs_prune import RemovableStatus
 from seqkit.runs import pruning
 from seqkit.runs.folder import RunFolder
 from seqkit.runs.listing import list_runs
@@ -55,6 +56,10 @@ def runs_dir(tmp_path: Path) -> Path:
     make_run(runs / "a" / "day40", "a", "interrupted", 40)
     make_run(runs / "b" / "day9", "b", "dead", 9)
     return runs
+
+
+def test_every_status_that_may_go_can_be_named() -> None:
+    assert tuple(RemovableStatus) == pruning.REMOVABLE
 
 
 def seqkit(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -161,7 +166,7 @@ def test_a_removal_cut_off_is_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pruning.shutil, "rmtree", cut_off)
+        patch.setattr("seqkit.runs.pruning.shutil.rmtree", cut_off)
         with pytest.raises(KeyboardInterrupt):
             pruning.remove_run(runs_dir / "a" / "day3", runs_dir)
     assert (runs_dir / "a" / ".pruned-day3").is_dir()
