@@ -59,9 +59,7 @@ class TorchSearch:
         self._with_attention = with_attention
         self._never_written = tgt.never_written
 
-    def find_each(
-        self, batches: Sequence[SearchBatch], num_best: int
-    ) -> Generator[list[list[Hypothesis]], None, None]:
+    def find_each(self, batches: Sequence[SearchBatch], num_best: int) -> Generator[list[list[Hypothesis]], None, None]:
         """See ``SearchEngine``."""
         work = partial(self.find, num_best=num_best)
         yield from map(work, batches) if self._side_by_side is None else self._side_by_side.map(work, batches)
