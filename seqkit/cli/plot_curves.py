@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seqkit.cli import console
-from seqkit.cli.command import command
+from seqkit.cli.command import RunsDir, command
 from seqkit.cli.plot_output import NumbersAsJson, PictureFile, picture_output
 from seqkit.cli.run_names import RunLog, open_run_logs
-from seqkit.cli.runs import RunsDir
 from seqkit.errors import DataError, UsageError
 from seqkit.runs.metric_series import SPLITS, MetricPoint, Split, metric_names, metric_points
 

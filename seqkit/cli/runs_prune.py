@@ -18,7 +18,8 @@ from seqkit.runs.listing import RunSummary, list_runs
 from seqkit.runs.places import runs_dir as chosen_runs_dir
 from seqkit.runs.pruning import REMOVABLE, bytes_of, choose_runs, finish_removals, foreign_names, remove_run
 
-RemovableStatus = StrEnum("RemovableStatus", {status: status for status in REMOVABLE})
+# mypy knows enumerations by literals only.
+RemovableStatus = StrEnum("RemovableStatus", {status: status for status in REMOVABLE})  # type: ignore[misc]
 
 _logger = logging.getLogger(__name__)
 

@@ -161,7 +161,7 @@ def test_a_removal_cut_off_is_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pruning.shutil, "rmtree", cut_off)
+        patch.setattr("shutil.rmtree", cut_off)
         with pytest.raises(KeyboardInterrupt):
             pruning.remove_run(runs_dir / "a" / "day3", runs_dir)
     assert (runs_dir / "a" / ".pruned-day3").is_dir()
