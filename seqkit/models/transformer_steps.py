@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqkit.models.attention import padding_bias
@@ -62,7 +63,8 @@ class TransformerSteps:
         stack: The layers, which attend to a memory.
         embedding: Of target tokens.
         output: From the stack's output to logits.
-        weights: ``float``: the matrices as they are; ``int8``: rounded, on a CPU.
+        weights: ``float``: the matrices as they are; ``int8``: rounded, on a CPU, but for the square ones, where to
+            round what they read would cost as much as is saved.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class TransformerSteps:
         linear = Int8Linear if weights == "int8" else FloatLinear
         self._layers = [_LayerSteps(layer, linear) for layer in stack.layers if isinstance(layer, TransformerLayer)]
         self._norm = _Norm(stack.norm) if isinstance(stack.norm, nn.LayerNorm) else None
-        self._output = linear(output)
+        self._output = Int8Linear(output) if weights == "int8" else _OutputLinear(output)
 
     def initial_state(self, memory: Memory) -> SteppingState:
         """The state before the first token, one hypothesis a source: the memory projected for every layer."""
@@ -129,16 +131,29 @@ class FloatLinear:
     __slots__ = ("_bias_O", "_weight_IO")
 
     def __init__(self, linear: nn.Linear, factor: float | Tensor = 1.0) -> None:
-        weight_IO, bias_O = linear.weight.detach().T * factor, linear.bias.detach() * factor
-        device = weight_IO.device.type
-        if torch.is_autocast_enabled(device):
-            # Autocast would do it again in every step.
-            weight_IO = weight_IO.to(torch.get_autocast_dtype(device))
-        self._weight_IO, self._bias_O = weight_IO.contiguous(), bias_O
+        self._weight_IO = _as_computed(linear.weight.detach().T * factor).contiguous()
+        self._bias_O = linear.bias.detach() * factor
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Shape (N, O)."""
         return torch.addmm(self._bias_O, x_NI, self._weight_IO)
+
+
+class _OutputLinear:
+    """A linear layer with many outputs: the bias is one more row of the matrix, that of an input which is always one.
+
+    So no pass over all outputs writes or adds it.
+    """
+
+    __slots__ = ("_weight_IO",)
+
+    def __init__(self, linear: nn.Linear) -> None:
+        weight_IO = torch.cat([linear.weight.detach().T, linear.bias.detach().unsqueeze(0)])
+        self._weight_IO = _as_computed(weight_IO).contiguous()
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """Shape (N, O)."""
+        return torch.mm(F.pad(x_NI, (0, 1), value=1.0), self._weight_IO)
 
 
 class _Norm:
@@ -154,6 +169,12 @@ class _Norm:
         return torch.layer_norm(x_ND, self._shape, self._gain_D, self._bias_D, self._eps)
 
 
+def _as_computed(weight_IO: Tensor) -> Tensor:
+    """In the type that autocast computes in, where it is on: it would turn the matrix into that in every step."""
+    device = weight_IO.device.type
+    return weight_IO.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight_IO
+
+
 class _LayerSteps:
     """One layer's three branches, for one position a row."""
 
@@ -167,9 +188,10 @@ class _LayerSteps:
         is_query_O = torch.arange(3 * width, device=attention.output.weight.device) < width
         self._query_key_value = linear(attention.query_key_value, torch.where(is_query_O, scale, 1.0))
         self._rotary: RotaryPositions | None = attention.rotary
-        self._self_output, self._self_norm = linear(attention.output), _Norm(layer.self_attention_norm)
-        self._query = linear(memory_attention.query, scale)
-        self._memory_output, self._memory_norm = linear(memory_attention.output), _Norm(layer.memory_attention_norm)
+        self._self_output, self._self_norm = FloatLinear(attention.output), _Norm(layer.self_attention_norm)
+        self._query = FloatLinear(memory_attention.query, scale)
+        self._memory_output = FloatLinear(memory_attention.output)
+        self._memory_norm = _Norm(layer.memory_attention_norm)
         self._input, self._output = linear(layer.feed_forward.input), linear(layer.feed_forward.output)
         self._feed_forward_norm = _Norm(layer.feed_forward_norm)
         self._activation = layer.feed_forward.activation

@@ -77,6 +77,12 @@ MEMBERS = (
         quick=(*_QUICK_TRAINING, *_set(*_TINY_TRANSFORMER)),
     ),
     Member(
+        name="decoding",
+        shows="translation: seqkit's engine, CTranslate2 through seqkit, and CTranslate2 alone, with the same weights",
+        module="decoding",
+        quick=("--lines", "4", "--single", "2", *_QUICK_MODEL),
+    ),
+    Member(
         name="growth_lines",
         shows="translation time and memory as the number of lines grows",
         module="growth_lines",

@@ -1,43 +1,79 @@
-"""What ``python -m tests.bench.decoding`` measures, on a tiny model and without another engine."""
+"""What ``python -m tests.bench.decoding`` measures, on a tiny model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from bench import decoding
+from bench import decoding, decoding_engines
+from bench.decoding import BY_ENGINE, FLOAT32, INT8, OWN, OWN_INT8, SAME_SEARCH, SINGLE, WHOLE, Text
+from bench.decoding_engines import Model, Translate
 from tiny_pairs import TinyPairs
 
 from seqkit.tasks.seq2seq_predictor import load_seq2seq
 
 
-def test_both_tasks_are_measured_and_what_was_translated_is_scored(tiny_pairs: TinyPairs) -> None:
-    lines, references = tiny_pairs.lines[:6], tiny_pairs.references[:6]
-    rows = decoding.run(tiny_pairs.run, lines, references=references, threads=2, rounds=2, num_single=3)
-    assert [row["side"] for row in rows] == ["seqkit, whole file", "seqkit, one by one"]
-    for row in rows:
-        assert row["unit"] == "sentences/s" and row["seqkit_is_times"] == 1.0
-        assert len(row["values"]) == 2 and all(value > 0 for value in row["values"])
-    assert rows[0]["same_as_seqkit"] == 6 and 0 <= rows[0]["bleu"] <= 100
-    assert "bleu" not in rows[1]
-
-
-def test_our_engine_translates_as_the_command_does(tiny_pairs: TinyPairs) -> None:
+@pytest.fixture
+def model(tiny_pairs: TinyPairs) -> Model:
     loaded = load_seq2seq(tiny_pairs.run, torch.device("cpu"))
-    engines = [decoding.own_engine(loaded, loaded.recipe.translate, threads) for threads in (1, 2)]
+    return Model(loaded, loaded.recipe.translate, 2)
+
+
+def test_every_engine_translates_the_file_and_single_lines(model: Model, tiny_pairs: TinyPairs, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    text = Text(tiny_pairs.lines[:6], tiny_pairs.references[:6], 2)
+    engines = decoding.load_engines(model, tmp_path)
+    series, translations = decoding.measure(engines, text, rounds=2, settings="tiny")
+    assert list(engines) == [OWN, OWN_INT8, BY_ENGINE, SAME_SEARCH, FLOAT32, INT8]
+    assert list(series) == [f"{name}, {task}" for task in (WHOLE, SINGLE) for name in engines]
+    for one in series.values():
+        assert one.unit == "sentences/s" and len(one.values) == 2 and min(one.values) > 0
+        is_own = one.name.startswith((f"{OWN},", f"{OWN_INT8},"))
+        assert ("torch" in one.version, "ctranslate2" in one.version) == (is_own, not is_own)
+    assert translations[OWN] == translations[BY_ENGINE]
+    facts = decoding.describe_translations(translations, text.references)
+    assert list(facts) == list(engines)
+    assert facts[OWN]["same_as_seqkit"] == facts[BY_ENGINE]["same_as_seqkit"] == 6
+    for fact in facts.values():
+        assert 0 <= fact["same_as_seqkit"] <= 6 and 0 < fact["bleu"] < 100.001
+    ratios = decoding.compare_all(series)
+    assert [(ratio.side, ratio.other, ratio.at_least) for ratio in ratios if ratio.at_least is not None] == [
+        ("seqkit, whole file", "ctranslate2 float32, whole file", 1.3),
+        ("seqkit --weights int8, whole file", "ctranslate2 float32, whole file", 1.3),
+        ("seqkit --weights int8, whole file", "ctranslate2 int8, whole file", 1.0),
+        ("seqkit, one by one", "ctranslate2 float32, one by one", 0.6),
+        ("seqkit --weights int8, one by one", "ctranslate2 float32, one by one", 0.6),
+        ("seqkit --engine ctranslate2, whole file", "ctranslate2 float32, same search, whole file", 0.95),
+    ]
+
+
+def test_the_whole_file_is_one_call_and_single_lines_are_one_each() -> None:
+    calls: dict[str, list[int]] = {"a": [], "b": []}
+
+    def counting(name: str) -> Translate:
+        def translate(lines: Sequence[str]) -> list[str]:
+            calls[name].append(len(lines))
+            return [line.upper() if name == "a" else line for line in lines]
+
+        return translate
+
+    text = Text(["x", "Y", "z"], ["X", "Y", "Z"], 2)
+    _, translations = decoding.measure({name: counting(name) for name in calls}, text, rounds=1, settings="")
+    # A warm-up and a round.
+    assert calls == {"a": [3, 1, 1, 3, 1, 1], "b": [3, 1, 1, 3, 1, 1]}
+    assert translations == {"a": ["X", "Y", "Z"], "b": ["x", "Y", "z"]}
+    facts = decoding.describe_translations({OWN: translations["a"], "b": translations["b"]}, text.references)
+    assert [fact["same_as_seqkit"] for fact in facts.values()] == [3, 1]
+
+
+def test_our_engine_translates_alike_with_any_number_of_threads(model: Model, tiny_pairs: TinyPairs) -> None:
     # Small batches, so that two threads have something to do.
-    few = loaded.recipe.translate.model_copy(update={"batch_tokens": 20})
-    engines.append(decoding.own_engine(loaded, few, 2))
+    few = model.options.model_copy(update={"batch_tokens": 20})
+    engines = [
+        decoding_engines.own(Model(model.loaded, options, threads))
+        for options, threads in ((model.options, 1), (model.options, 2), (few, 2))
+    ]
     outputs = [engine(tiny_pairs.lines) for engine in engines]
     assert outputs[0] == outputs[1] == outputs[2]
-
-
-def test_a_vocabulary_is_one_sides_or_shared(tmp_path: Path) -> None:
-    (tmp_path / "shared_vocabulary.json").write_text('["a", "b"]')
-    assert decoding._vocabulary(tmp_path, "source") == ["a", "b"]
-    (tmp_path / "source_vocabulary.json").write_text('["c"]')
-    assert decoding._vocabulary(tmp_path, "source") == ["c"]
-    assert decoding._vocabulary(tmp_path, "target") == ["a", "b"]
-    with pytest.raises(StopIteration):
-        decoding._vocabulary(tmp_path / "nowhere", "target")
