@@ -23,14 +23,13 @@ class Pieces:
     """How many pieces each batch is cut into: one, until memory runs out; then as many as it takes, for good.
 
     Args:
-        may_cut: Whether rows of a batch may be trained on apart; not where they carry state to the next
-            batch, nor where several processes share them.
-        setting: The recipe key that makes batches smaller, for messages.
+        together: Why rows of a batch may not be trained on apart, such as ``which carry state``; ``None``: they may.
+        setting: The recipe keys that make batches smaller, for messages.
     """
 
-    def __init__(self, *, may_cut: bool = True, setting: str = "train.batch_size") -> None:
+    def __init__(self, *, together: str | None = None, setting: str = "train.batch_size") -> None:
         self.number = 1
-        self._may_cut = may_cut
+        self._together = together
         self._setting = setting
 
     def run(self, work: Callable[[int], T], *, num_rows: Callable[[], int], clear: Callable[[], None]) -> T:
@@ -59,10 +58,10 @@ class Pieces:
 
     def _cut(self, num_rows: int, reason: str) -> None:
         told = f" ({reason})" if reason else ""
-        if not self._may_cut:
+        if self._together is not None:
             raise OutOfMemoryError(
-                f"out of memory in a batch of {num_rows:,} rows, which must stay together{told}",
-                hint=f"lower {self._setting} or the length of sequences",
+                f"out of memory in a batch of {num_rows:,} rows, {self._together} and stay together{told}",
+                hint=f"lower {self._setting}",
             )
         if self.number >= num_rows:
             raise OutOfMemoryError(

@@ -193,9 +193,11 @@ def _slices(prepared: Prepared, recipe: Recipe, device: torch.device) -> SliceTh
 
 
 def _pieces(prepared: Prepared, recipe: Recipe, team: Team | None) -> Pieces:
-    # Of several processes one alone cannot take a step in pieces: all add up their gradients in each.
     setting = "train.batch_size" if recipe.train.batch_size is not None else "train.batch_tokens"
-    return Pieces(may_cut=not prepared.carries_state and team is None, setting=setting)
+    if prepared.carries_state:
+        return Pieces(together="which carry state", setting=f"{setting} or train.sequence_length")
+    # One alone cannot take a step in pieces: all processes add up their gradients in each.
+    return Pieces(together=None if team is None else "which several processes share", setting=setting)
 
 
 def _probe_step(
