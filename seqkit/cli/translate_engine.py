@@ -72,7 +72,7 @@ def _torch(request: EngineRequest) -> ReadyEngine:
     # With --deterministic each line has all cores, whether it is alone or not: their number may change the last bit.
     has_threads = place.type == "cpu" and num_threads > 1 and not request.options.deterministic
     search = TorchSearch(
-        joined_model(loaded, request.options.weights),
+        joined_model(loaded),
         src,
         tgt,
         request.options,

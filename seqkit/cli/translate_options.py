@@ -97,10 +97,6 @@ LinesAtOnce = Annotated[
 BatchTokens = Annotated[
     int | None, typer.Option("--batch-tokens", min=1, help="Source tokens translated side by side (4096).")
 ]
-Weights = Annotated[
-    str | None,
-    typer.Option("--weights", help="The decoder's matrices: float, or int8, rounded to 8 bits (float)."),
-]
 Deterministic = Annotated[
     bool | None,
     typer.Option(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_FEW = 2**14
+_FEW = 2**15
 """With fewer logits than this, the simplest way is the fastest."""
 _IN_CACHE = 2**18
 """A pass over this many fp32 logits (1 MiB) finds most of them still in cache."""

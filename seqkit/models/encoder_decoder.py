@@ -15,7 +15,6 @@ from seqkit.models.memory import Memory
 from seqkit.models.recurrent_decoder import RecurrentDecoder
 from seqkit.models.transformer import TransformerStack
 from seqkit.models.transformer_decoder import TransformerDecoder
-from seqkit.models.transformer_steps import StepWeights
 
 
 @dataclass(frozen=True)
@@ -132,14 +131,10 @@ class EncoderDecoder(nn.Module):
         assert isinstance(self.decoder, RecurrentDecoder), "recipes refuse it for others"
         return self.decoder.attended_hidden(ids_BT, memory, feed_own_probability=own_probability, samples_own=draws_own)
 
-    def fix_weights(self, weights: StepWeights = "float") -> None:
-        """Prepare for many steps, once, where that helps; the decoder's weights must not change any more.
-
-        Args:
-            weights: How a Transformer holds its matrices in steps.
-        """
+    def fix_weights(self) -> None:
+        """Prepare for many steps, once, where that helps; the decoder's weights must not change any more."""
         if isinstance(self.decoder, TransformerDecoder):
-            self.decoder.fix_weights(weights)
+            self.decoder.fix_weights()
 
     def initial_state(self, source: SourceTokens, batch_size: int) -> Any:
         """Encode; the decoder's state before the first token, one row a sentence."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seqkit.models.attention import KeyValueCache, causal_bias, padding_bias
 from seqkit.models.memory import Memory
 from seqkit.models.transformer import TransformerStack
-from seqkit.models.transformer_steps import SteppingState, StepWeights, TransformerSteps
+from seqkit.models.transformer_steps import SteppingState, TransformerSteps
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,12 @@ class TransformerDecoder(nn.Module):
         assert new_state is not None
         return self.output(hidden_BTD), new_state
 
-    def fix_weights(self, weights: StepWeights = "float") -> None:
+    def fix_weights(self) -> None:
         """Lay the weights out for steps once, of a model that is no longer trained.
 
         Otherwise that is done for each batch of sources. Later changes of the weights do not count in steps.
-
-        Args:
-            weights: ``int8`` rounds the matrices, for steps alone.
         """
-        self._fixed_steps = self._steps(weights)
+        self._fixed_steps = self._steps()
 
     @overload
     def initial_state(self, memory: None, batch_size: int) -> TransformerState: ...
@@ -201,8 +198,8 @@ class TransformerDecoder(nn.Module):
         """Weights of the step just made over the memory, shape (N, S); ``None`` without one, or before a step."""
         return state.attention() if isinstance(state, SteppingState) else None
 
-    def _steps(self, weights: StepWeights = "float") -> TransformerSteps:
-        return TransformerSteps(self.stack, self.embedding, self.output, weights=weights)
+    def _steps(self) -> TransformerSteps:
+        return TransformerSteps(self.stack, self.embedding, self.output)
 
     def _empty_state(self, batch_size: int) -> TransformerState:
         window_N0 = None

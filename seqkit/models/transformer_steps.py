@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +20,10 @@ from torch import Tensor, nn
 
 from seqkit.models.attention import padding_bias
 from seqkit.models.branching_cache import BranchingCache
-from seqkit.models.int8_linear import Int8Linear
 from seqkit.models.memory import Memory
 from seqkit.models.positions import RotaryPositions
 from seqkit.models.shared_memory import move_rows
 from seqkit.models.transformer import ProjectedMemory, TransformerLayer, TransformerStack, activate
-
-StepWeights = Literal["float", "int8"]
-"""How a layout holds the matrices of the decoder."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +58,14 @@ class TransformerSteps:
         stack: The layers, which attend to a memory.
         embedding: Of target tokens.
         output: From the stack's output to logits.
-        weights: ``float``: the matrices as they are; ``int8``: rounded, on a CPU, but for the square ones, where to
-            round what they read would cost as much as is saved.
     """
 
-    def __init__(
-        self, stack: TransformerStack, embedding: nn.Embedding, output: nn.Linear, *, weights: StepWeights = "float"
-    ) -> None:
+    def __init__(self, stack: TransformerStack, embedding: nn.Embedding, output: nn.Linear) -> None:
         self._stack = stack
         self._embedding_VD = embedding.weight.detach()
-        linear = Int8Linear if weights == "int8" else FloatLinear
-        self._layers = [_LayerSteps(layer, linear) for layer in stack.layers if isinstance(layer, TransformerLayer)]
+        self._layers = [_LayerSteps(layer) for layer in stack.layers if isinstance(layer, TransformerLayer)]
         self._norm = _Norm(stack.norm) if isinstance(stack.norm, nn.LayerNorm) else None
-        self._output = Int8Linear(output) if weights == "int8" else _OutputLinear(output)
+        self._output = _OutputLinear(output)
 
     def initial_state(self, memory: Memory) -> SteppingState:
         """The state before the first token, one hypothesis a source: the memory projected for every layer."""
@@ -120,7 +110,7 @@ class TransformerSteps:
         )
 
 
-class FloatLinear:
+class _Linear:
     """A linear layer with its matrix transposed, which on a CPU is up to twice as fast for a few rows.
 
     Args:
@@ -178,7 +168,7 @@ def _as_computed(weight_IO: Tensor) -> Tensor:
 class _LayerSteps:
     """One layer's three branches, for one position a row."""
 
-    def __init__(self, layer: TransformerLayer, linear: type[FloatLinear] | type[Int8Linear]) -> None:
+    def __init__(self, layer: TransformerLayer) -> None:
         attention, memory_attention = layer.self_attention, layer.memory_attention
         assert memory_attention is not None, "the layers attend to a memory"
         width = attention.output.in_features
@@ -186,13 +176,13 @@ class _LayerSteps:
         self._num_heads, self._d_head = attention.num_heads, width // attention.num_heads
         scale = self._d_head**-0.5
         is_query_O = torch.arange(3 * width, device=attention.output.weight.device) < width
-        self._query_key_value = linear(attention.query_key_value, torch.where(is_query_O, scale, 1.0))
+        self._query_key_value = _Linear(attention.query_key_value, torch.where(is_query_O, scale, 1.0))
         self._rotary: RotaryPositions | None = attention.rotary
-        self._self_output, self._self_norm = FloatLinear(attention.output), _Norm(layer.self_attention_norm)
-        self._query = FloatLinear(memory_attention.query, scale)
-        self._memory_output = FloatLinear(memory_attention.output)
+        self._self_output, self._self_norm = _Linear(attention.output), _Norm(layer.self_attention_norm)
+        self._query = _Linear(memory_attention.query, scale)
+        self._memory_output = _Linear(memory_attention.output)
         self._memory_norm = _Norm(layer.memory_attention_norm)
-        self._input, self._output = linear(layer.feed_forward.input), linear(layer.feed_forward.output)
+        self._input, self._output = _Linear(layer.feed_forward.input), _Linear(layer.feed_forward.output)
         self._feed_forward_norm = _Norm(layer.feed_forward_norm)
         self._activation = layer.feed_forward.activation
 

@@ -285,9 +285,6 @@ class TranslateOptions(Config):
     """Never repeat an n-gram of this many tokens; 0: free to."""
     batch_tokens: PositiveInt = 4096
     """Source tokens, padding counted, translated side by side."""
-    weights: Literal["float", "int8"] = "float"
-    """Matrices of the decoder while it translates: as they are, or rounded to 8 bits, a quarter of the memory to read,
-    which changes some translations a little (a `transformer` on a CPU)."""
     deterministic: bool = False
     """Translate each line by itself: to the last bit the same, whatever stands beside it."""
     long: Literal["translate", "split", "refuse"] = "translate"

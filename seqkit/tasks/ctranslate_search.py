@@ -308,11 +308,6 @@ def check_ctranslate(
         raise UsageError(
             "--engine ctranslate2 has no --sample whose draws depend on the seed and the line alone", hint=hint
         )
-    if options.weights != "float":
-        raise UsageError(
-            f"--engine ctranslate2 has no --weights {options.weights}: it holds weights as its own types say",
-            hint=f"--engine-type {options.weights}",
-        )
     one_beam = {
         "--prefix": has_prefix,
         "--coverage-penalty": options.coverage_penalty > 0,

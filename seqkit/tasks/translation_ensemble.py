@@ -10,8 +10,6 @@ import torch
 from seqkit.decoding.ensemble import Ensemble
 from seqkit.decoding.model import AttentiveModel
 from seqkit.errors import UsageError
-from seqkit.models.transformer_steps import StepWeights
-from seqkit.recipe.seq2seq_schema import TransformerSeq2Seq
 from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq, load_seq2seq
 
 
@@ -39,19 +37,8 @@ def load_translation_models(paths: Sequence[Path], device: torch.device) -> list
     return loaded
 
 
-def joined_model(loaded: Sequence[LoadedSeq2Seq], weights: StepWeights = "float") -> AttentiveModel:
-    """The one model, or all as an ensemble; ready to translate, no longer to be trained.
-
-    Args:
-        loaded: The models.
-        weights: How they hold their matrices in the steps of the search.
-
-    Raises:
-        UsageError: One cannot hold them so.
-    """
+def joined_model(loaded: Sequence[LoadedSeq2Seq]) -> AttentiveModel:
+    """The one model, or all as an ensemble; ready to translate, no longer to be trained."""
     for one in loaded:
-        if weights == "int8" and not (isinstance(one.recipe.model, TransformerSeq2Seq) and one.device.type == "cpu"):
-            where = f"this is a model of type {one.recipe.model.type}, on {one.device.type}"
-            raise UsageError(f"8-bit weights are for transformers on a CPU; {where}", hint="leave --weights out")
-        one.model.fix_weights(weights)
+        one.model.fix_weights()
     return loaded[0].model if len(loaded) == 1 else Ensemble([one.model for one in loaded])

@@ -5,19 +5,19 @@ Each takes lines and gives their translations, from text to text, with all that 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqkit.export.ctranslate_package import import_ctranslate2
-from seqkit.models.transformer_steps import StepWeights
 from seqkit.recipe.seq2seq_schema import EngineType, TranslateOptions
 from seqkit.runs.export_folder import read_export
 from seqkit.tasks import ctranslate_search
 from seqkit.tasks.ctranslate_export import export_model, token_names
 from seqkit.tasks.ctranslate_search import CtranslateSearch
-from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq, load_seq2seq
+from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq
 from seqkit.tasks.side_by_side import SideBySide
 from seqkit.tasks.torch_search import torch_translator
 from seqkit.tasks.translation_ensemble import joined_model
@@ -51,12 +51,11 @@ class Model:
         return path
 
 
-def own(model: Model, weights: StepWeights = "float") -> Translate:
+def own(model: Model) -> Translate:
     """Ours, as ``seqkit translate`` sets it up."""
-    # A model of its own, since it is laid out for steps in one way.
-    loaded = load_seq2seq(model.loaded.path, model.loaded.device)
+    loaded = model.loaded
     translator = torch_translator(
-        joined_model([loaded], weights),
+        joined_model([loaded]),
         loaded.src,
         loaded.tgt,
         model.options,
@@ -89,15 +88,33 @@ def same_search(model: Model, export: Path) -> Translate:
     )
 
 
-def ctranslate2_alone(model: Model, export: Path) -> Translate:
-    """CTranslate2 by its own rules and set up as it is fastest: for many lines a core for each batch, for one all.
+def ctranslate2_alone(model: Model, export: Path, lines: Sequence[str]) -> Translate:
+    """CTranslate2 by its own rules and set up as it is fastest: for many lines a core for each batch.
 
-    Of its length penalties it has one, by the average; and it stops at the first hypotheses that end.
+    For one line that is one core or all, which is tried. Of its length penalties it has one, by the average; and it
+    stops at the first hypotheses that end.
+
+    Args:
+        model: What is to be translated with.
+        export: Where it lies.
+        lines: To try.
     """
     settings: dict[str, Any] = {"length_penalty": model.options.alpha, "max_batch_size": _BATCH_TOKENS}
-    many = _direct(model, _load(export, inter_threads=model.threads, intra_threads=1), **settings)
-    single = _direct(model, _load(export, intra_threads=model.threads), **settings)
+    many, all_cores = (
+        _direct(model, _load(export, inter_threads=inter, intra_threads=intra), **settings)
+        for inter, intra in ((model.threads, 1), (1, model.threads))
+    )
+    single = min(many, all_cores, key=lambda engine: _seconds(engine, lines))
     return lambda lines: (single if len(lines) == 1 else many)(lines)
+
+
+def _seconds(engine: Translate, lines: Sequence[str]) -> float:
+    """Of translating lines one by one, the first one not counted."""
+    engine(lines[:1])
+    began = time.perf_counter()
+    for line in lines:
+        engine([line])
+    return time.perf_counter() - began
 
 
 def _of(translator: Translator) -> Translate:

@@ -71,11 +71,3 @@ def test_a_dry_run_tries_a_step_with_the_models_own_tokens(
     assert done.code == 0, done.err
     assert "gru" in done.out + done.err
     assert not (tmp_path / "runs").exists()
-
-
-def test_weights_of_8_bits_are_refused_where_they_would_do_nothing(seqkit: InProcess, inattentive: TinyPairs) -> None:
-    done = seqkit("translate", "--model", inattentive.run, "--text", "abc", "--weights", "int8")
-    assert (done.code, done.out) == (2, "")
-    assert (
-        "seqkit: error: 8-bit weights are for transformers on a CPU; this is a model of type lstm, on cpu" in done.err
-    )

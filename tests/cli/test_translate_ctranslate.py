@@ -185,7 +185,6 @@ def test_stored_numbers_that_the_machine_lacks_are_told(engines: Engines, traine
         (("--min-length", 2), "--min-length"),
         (("--no-repeat-ngram", 2), "--no-repeat-ngram"),
         (("--coverage-penalty", 0.2), "--coverage-penalty"),
-        (("--weights", "int8"), "--weights int8"),
         (("--device", "mps"), "'mps'"),
     ],
 )

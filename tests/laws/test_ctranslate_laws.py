@@ -202,7 +202,6 @@ def test_no_sentences_are_no_work(sides: Sides) -> None:
         ({"min_length": 1}, {}, "--min-length"),
         ({"no_repeat_ngram": 3}, {}, "--no-repeat-ngram"),
         ({"coverage_penalty": 0.1}, {}, "--coverage-penalty"),
-        ({"weights": "int8"}, {}, "--weights int8"),
     ],
 )
 def test_what_it_would_do_in_another_way_is_refused(options: dict[str, Any], asked: dict[str, Any], name: str) -> None:
