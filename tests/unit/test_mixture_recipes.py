@@ -187,7 +187,8 @@ def pair_mixture(folder: Path, *, tokenizer: dict[str, Any] | None = None, **dat
 
 @pytest.mark.parametrize("tokenizer", [{"type": "char"}, {"type": "bpe", "num_merges": 9, "dropout": 0.4}])
 def test_a_mixture_of_pairs_is_prepared(tokenizer: dict[str, Any], tmp_path: Path) -> None:
-    prepared = prepare_seq2seq(pair_mixture(tmp_path, tokenizer=tokenizer), tmp_path / "cache", seed=3)
+    recipe = pair_mixture(tmp_path, tokenizer=tokenizer)
+    prepared = prepare_seq2seq(recipe, tmp_path / "cache", seed=3)
     corpora, batches = prepared.corpora, prepared.batches
     first, second = map(len, corpora.train_stores)
     assert second == 9 and len(corpora.train) == first + second
@@ -205,7 +206,7 @@ def test_a_mixture_of_pairs_is_prepared(tokenizer: dict[str, Any], tmp_path: Pat
         numbers = batches._choose(epoch)
         chosen[0] += int((numbers < first).sum())
         chosen[1] += int((numbers >= first).sum())
-        fresh = prepare_seq2seq(pair_mixture(tmp_path, tokenizer=tokenizer), tmp_path / "cache", seed=3).batches
+        fresh = prepare_seq2seq(recipe, tmp_path / "cache", seed=3).batches
         index = batches.num_batches(epoch) - 1
         assert fresh.batch(epoch, index).src_PS.tolist() == batches.batch(epoch, index).src_PS.tolist()
     assert chosen[1] == pytest.approx(share * sum(chosen), abs=4)
