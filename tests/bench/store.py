@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +31,9 @@ from .sides import (
     show,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from seqkit.recipe.tokenizer_schema import TokenizerConfig
 
 _SEED = 1
 _SMALL_MB = 1.0
@@ -75,43 +80,55 @@ def generate_text(path: Path, megabytes: float, *, is_ascii: bool) -> None:
             num_bytes += file.write(block)
 
 
-def time_building(text: str, cache: str) -> dict[str, float]:
-    """Measure, fit and encode a text step by step in this process.
+def time_building(text: str, cache: str, kind: str, num_workers: str) -> dict[str, float]:
+    """Measure, fit and encode a text step by step in this process, and encode it again with several.
 
     Returns:
-        Seconds of each step, bytes and characters of the text, and the peak memory.
+        Seconds of each step, bytes and characters of the text, and the peak memory: of this process, and of the
+        largest of the others.
     """
     from seqkit.data.readers import open_source
     from seqkit.data.store import prepare_store
-    from seqkit.recipe.tokenizer_schema import CharTokenizer
     from seqkit.tokenizers.registry import fit_tokenizer
 
     source = open_source(text)
     times = [time.perf_counter()]
     stats = source.measure()
     times.append(time.perf_counter())
-    tokenizer = fit_tokenizer(CharTokenizer(type="char"), source.blocks())
+    tokenizer = fit_tokenizer(_tokenizer_config(kind), source.blocks())
     times.append(time.perf_counter())
-    prepare_store(source, tokenizer, cache_dir=Path(cache), stats=stats)
+    store = prepare_store(source, tokenizer, cache_dir=Path(cache), stats=stats, num_workers=1)
     times.append(time.perf_counter())
+    # Both at once would need the room twice.
+    shutil.rmtree(store.path)
+    began = time.perf_counter()
+    prepare_store(source, tokenizer, cache_dir=Path(cache), stats=stats, num_workers=int(num_workers))
+    encode_together = time.perf_counter() - began
     seconds = dict(zip(("measure", "fit", "encode"), np.diff(times).tolist(), strict=True))
     return {
         **seconds,
         "together": times[-1] - times[0],
+        "encode_together": encode_together,
+        "worker_peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6,
         "num_bytes": stats.num_bytes,
         "num_chars": stats.num_chars,
         **_peaks(),
     }
 
 
-def time_corpora(text: str, cache: str) -> dict[str, float]:
-    """All that ``seqkit train`` does with a text before the first step, in this process: seconds and peak memory."""
+def _tokenizer_config(kind: str) -> TokenizerConfig:
+    from seqkit.recipe.tokenizer_schema import BpeTokenizer, CharTokenizer
+
+    return BpeTokenizer(type="bpe", vocab_size=8000) if kind == "bpe" else CharTokenizer(type="char")
+
+
+def time_corpora(text: str, cache: str, kind: str, num_workers: str) -> dict[str, float]:
+    """All that ``seqkit train`` does with a text before the first step: seconds and peak memory."""
     from seqkit.data.corpora import prepare_text_corpora
     from seqkit.recipe.schema import TextData
-    from seqkit.recipe.tokenizer_schema import CharTokenizer
 
     began = time.perf_counter()
-    prepare_text_corpora(TextData(train=text), CharTokenizer(type="char"), Path(cache))
+    prepare_text_corpora(TextData(train=text, workers=int(num_workers)), _tokenizer_config(kind), Path(cache))
     return {"together": time.perf_counter() - began, **_peaks()}
 
 
@@ -141,10 +158,10 @@ def _peaks() -> dict[str, float]:
     }
 
 
-def _in_fresh_folder(function: str, text: Path, work: Path) -> dict[str, Any]:
+def _in_fresh_folder(function: str, text: Path, work: Path, kind: str, num_workers: int) -> dict[str, Any]:
     """``time_building`` or ``time_corpora`` in a new process with an empty cache, which is deleted afterwards."""
     with tempfile.TemporaryDirectory(dir=work) as cache:
-        return call_in_new_process(_MODULE, function, str(text), cache)
+        return call_in_new_process(_MODULE, function, str(text), cache, kind, str(num_workers))
 
 
 def lm_recipe(text: Path, valid: Path, *, steps: int, threads: int | None) -> str:
@@ -174,6 +191,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.store", description=__doc__.split("\n\n")[0])
     parser.add_argument("--mb", type=float, default=1000.0, help="size of the text (%(default)s)")
     parser.add_argument("--ascii", action="store_true", help="leave out words with other characters")
+    parser.add_argument("--tokenizer", choices=["char", "bpe"], default="char", help="(%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that encode (%(default)s)"
+    )
     parser.add_argument("--train", action="store_true", help="also train on it, and on 1 MB, and compare the memory")
     parser.add_argument("--steps", type=int, default=50, help="of that training (%(default)s)")
     parser.add_argument("--threads", type=int, help="for its arithmetic (one a core)")
@@ -189,21 +210,26 @@ def main() -> None:
         generate_text(texts["small"], _SMALL_MB, is_ascii=options.ascii)
         valid = work / "valid.txt"
         generate_text(valid, _VALID_MB, is_ascii=options.ascii)
+        how = (options.tokenizer, options.workers)
         for size, text in texts.items():
             note(f"building from the {size} text")
-            results[f"steps_{size}"] = _in_fresh_folder("time_building", text, work)
-            results[f"corpora_{size}"] = _in_fresh_folder("time_corpora", text, work)
+            results[f"steps_{size}"] = _in_fresh_folder("time_building", text, work, *how)
+            results[f"corpora_{size}"] = _in_fresh_folder(
+                "time_corpora", text, work, options.tokenizer, options.workers
+            )
             if options.train:
                 note(f"training on the {size} text")
                 recipe = lm_recipe(text, valid, steps=options.steps, threads=options.threads)
                 results[f"train_{size}"] = train_in_new_process(recipe, work)
     print_environment()
-    _print_results(results, has_training=options.train)
+    _print_results(results, *how, has_training=options.train)
     settings = {"mb": options.mb, "ascii": options.ascii, "steps": options.steps, "threads": options.threads}
-    write_json(options.json, "store", settings=settings, sides=_series(results, options.mb), results=results)
+    settings |= {"tokenizer": options.tokenizer, "workers": options.workers}
+    sides = _series(results, options.mb, f"{options.tokenizer} tokenizer, {options.workers} processes")
+    write_json(options.json, "store", settings=settings, sides=sides, results=results)
 
 
-def _series(results: dict[str, Any], megabytes: float) -> list[Series]:
+def _series(results: dict[str, Any], megabytes: float, how: str) -> list[Series]:
     """The sides for the table: speed on the large text and memory on both, of one run."""
     large = results["steps_large"]
     found = {"large text, building": ("MB/s", large["num_bytes"] / 1e6 / large["together"])}
@@ -219,25 +245,32 @@ def _series(results: dict[str, Any], megabytes: float) -> list[Series]:
             unit=unit,
             values=(value,),
             version=SEQKIT_VERSION,
-            settings=f"char tokenizer, {sizes[name.split()[0]]:,g} MB of text",
+            settings=f"{how}, {sizes[name.split()[0]]:,g} MB of text",
         )
         for name, (unit, value) in found.items()
     ]
 
 
-def _print_results(results: dict[str, Any], *, has_training: bool) -> None:
+def _print_results(results: dict[str, Any], tokenizer: str, num_workers: int, *, has_training: bool) -> None:
     large = results["steps_large"]
     megabytes = large["num_bytes"] / 1e6
-    print(f"char tokenizer, {megabytes:,.0f} MB, {large['num_chars']:,} characters")
+    print(f"{tokenizer} tokenizer, {megabytes:,.0f} MB, {large['num_chars']:,} characters")
     names = {
         "measure": "measure and hash",
         "fit": "fit the tokenizer",
-        "encode": "encode and write",
+        "encode": "encode and write, 1 process",
         "together": "all three",
+        "encode_together": f"encode and write, {num_workers} processes",
     }
     rows = [[shown, show(large[key]), show(megabytes / large[key])] for key, shown in names.items()]
     whole = results["corpora_large"]["together"]
-    rows.append(["train's whole preparation (last 10 % held out)", show(whole), show(megabytes / whole)])
+    rows.append(
+        [
+            f"train's whole preparation, {num_workers} processes",
+            show(whole),
+            show(megabytes / whole),
+        ]
+    )
     print_table(["step", "seconds", "MB/s"], rows)
     kinds = {"steps": "all three steps", "corpora": "train's whole preparation"}
     if has_training:
@@ -248,6 +281,7 @@ def _print_results(results: dict[str, Any], *, has_training: bool) -> None:
         rows.append([shown, *map(show, peaks), show(peaks[0] - peaks[1])])
     print()
     print_table(["peak memory, MB", f"{megabytes:,.0f} MB text", "1 MB text", "difference"], rows)
+    print(f"largest process of the {num_workers} that encoded: {show(large['worker_peak_mb'])} MB")
     if has_training:
         rates = ", ".join(
             f"{size} text {show(results[f'train_{size}']['tokens_per_second'])}" for size in ("large", "small")
