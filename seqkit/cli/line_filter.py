@@ -276,9 +276,9 @@ def answer_block(block: Block, transform: ByteTransform) -> Answer:
         answered = transform(lines, block.first_line) if lines else b""
         fault = (block.first_line + error.index, error.message, error.hint)
     num_ends, num_answered = lines.count(b"\n"), answered.count(b"\n")
-    # A last line without an end may get one, as objects of JSON do.
-    is_last_ended = not lines.endswith(b"\n") and answered.endswith(b"\n")
-    if num_answered != num_ends + is_last_ended:
+    # A last line without an end may get one, as objects of JSON do; or its answer is empty.
+    may_be_ended = not lines.endswith(b"\n") and answered.endswith(b"\n")
+    if num_answered not in (num_ends, num_ends + may_be_ended):
         raise RuntimeError(f"{num_ends} line ends became {num_answered}, from input line {block.first_line} on")
     return Answer(answered, fault)
 

@@ -52,7 +52,7 @@ def print_going_on(checkpoint: Checkpoint, state: TrainState, size: int) -> None
     """Say where the run goes on, and what another number of processes changes."""
     console.logger.info("going on from step %s", f"{state.progress.step:,}")
     before = checkpoint.facts.get("num_processes", 1)
-    if before != size:
+    if isinstance(before, int) and before != size:
         console.logger.info(
             "%d process%s now, %d before: the batches stay the same, in the same order; dropout draws other numbers",
             size,

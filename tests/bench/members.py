@@ -34,7 +34,8 @@ class Member:
 
 _QUICK_TRAINING = ("--steps", "3", "--rounds", "2", "--check-steps", "2")
 _QUICK_PRODUCTS = ("--matmul-seconds", "0.01")
-_QUICK_MODEL = ("--rounds", "1", *_set(*_TINY_TRANSFORMER, "train.max_steps=2", "train.validate_translations=0"))
+_NO_TRANSLATIONS = ("train.validate_translations=0", "train.best_by=loss")
+_QUICK_MODEL = ("--rounds", "1", *_set(*_TINY_TRANSFORMER, "train.max_steps=2", *_NO_TRANSLATIONS))
 
 MEMBERS = (
     Member(
