@@ -252,11 +252,20 @@ def test_as_many_processes_as_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
     assert processes(data, 3) == 4, "this one and three more"
 
 
+def giving(answer: bytes) -> Callable[[bytes, int], bytes]:
+    """A transform that answers every block alike."""
+
+    def transform(lines: bytes, first_line: int) -> bytes:
+        return answer
+
+    return transform
+
+
 def test_an_empty_answer_to_a_last_line_without_an_end() -> None:
     block = line_filter.Block(b"a\nb\nc", 1)
     # The last line's answer is empty; the last line got an end, as JSON does.
     for answer in (b"A\nB\n", b"A\nB\nC", b"A\nB\nC\n"):
-        assert line_filter.answer_block(block, lambda lines, first, answer=answer: answer).data == answer
+        assert line_filter.answer_block(block, giving(answer)).data == answer
     for answer in (b"A\nB", b"A\nB\n\nC", b"A\nB\nC\n\n"):
         with pytest.raises(RuntimeError, match="2 line ends became"):
-            line_filter.answer_block(block, lambda lines, first, answer=answer: answer)
+            line_filter.answer_block(block, giving(answer))
