@@ -38,7 +38,12 @@ def build_folder(path: Path) -> Iterator[Path]:
     """
     building = path.with_name(f".{path.name}.tmp")
     while True:
-        building.mkdir(exist_ok=True)
+        try:
+            building.mkdir()
+        except FileExistsError:
+            # No look whether it is a folder: whoever had it may be moving it away at this moment.
+            if building.is_file():
+                raise
         try:
             handle = os.open(building / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
