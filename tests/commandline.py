@@ -248,9 +248,16 @@ class Forked:
             self._code = self._server.poll(self.pid)
         return self._code is None
 
-    def wait(self) -> Done:
-        """Wait for the end; a process killed by a signal has its negative number as code."""
-        return Done(self.wait_for_code(), self.out, self.err)
+    def wait(self, told: str = "") -> Done:
+        """Wait for the end; a process killed by a signal has its negative number as code.
+
+        Args:
+            told: More to say if it does not end.
+        """
+        try:
+            return Done(self.wait_for_code(), self.out, self.err)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said {self.err!r}{told}") from None
 
     def wait_for_code(self) -> int:
         """Wait for the end, whatever was written."""

@@ -27,7 +27,9 @@ class Pair:
 
     def wait(self) -> tuple[Done, Done]:
         """What both came to."""
-        return self.leader.wait(), self.follower.wait()
+        leader = self.leader.wait()
+        # A follower that goes on has its reason in what became of its leader.
+        return leader, self.follower.wait(told=f"; its leader: {leader}")
 
 
 def start_pair(fork_server: ForkServer, *words: object, folder: Path, env: dict[str, str] | None = None) -> Pair:
