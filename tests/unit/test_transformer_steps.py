@@ -79,6 +79,30 @@ def _rows_from(origin_N: Tensor, source: int, width: int, generator: torch.Gener
     return rows[torch.randint(len(rows), (width,), generator=generator)]
 
 
+# Up to 4 positions, as wide as a head, a single source is laid out in another way.
+@pytest.mark.parametrize("length", [2, 5])
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_hypotheses_of_a_single_source_agree_with_whole_sequences(variant: str, length: int) -> None:
+    model, generator = make_model(variant), torch.Generator().manual_seed(4)
+    number = LENGTHS_B1.flatten().tolist().index(length)
+    source = SourceTokens(SOURCE.ids_BS[number : number + 1, :length], SOURCE.mask_BS[number : number + 1, :length])
+    state, read_NT = model.initial_state(source, 1), torch.empty(1, 0, dtype=torch.long)
+    for width in (3, 3, 1, 4):
+        token_N = torch.randint(V, (len(read_NT),), generator=generator)
+        logits_NV, state = model.step(state, token_N)
+        read_NT = torch.cat([read_NT, token_N.unsqueeze(1)], dim=1)
+        weights: list[Tensor] = []
+        memory = model.encode(
+            SourceTokens(*(each.expand(len(read_NT), -1) for each in (source.ids_BS, source.mask_BS)))
+        )
+        hidden_NTD = model.target.attended_hidden(read_NT, memory, memory_weights=weights)
+        torch.testing.assert_close(logits_NV, model.target.output(hidden_NTD[:, -1]))
+        torch.testing.assert_close(model.attention(state), weights[-1].mean(dim=1)[:, -1])
+        index_N = torch.randint(len(read_NT), (width,), generator=generator)
+        state, read_NT = model.reorder(state, index_N), read_NT[index_N]
+
+
 @torch.no_grad()
 def test_one_state_goes_on_in_two_ways_once_it_is_reordered() -> None:
     model = make_model("pre-relu")
