@@ -95,7 +95,7 @@ def _top_by_groups(logits_NV: Tensor, k: int, num_groups: int) -> tuple[Tensor, 
 
 def _has_ties(top_NK: Tensor) -> bool:
     """Whether two neighbours are equal; values of minus infinity are no tie that matters, and their difference NaN."""
-    return bool((top_NK[:, :-1] - top_NK[:, 1:]).eq(0).any())
+    return not bool(torch.diff(top_NK).all())
 
 
 def _top_in_order(values_NX: Tensor, k: int, id_NX: Tensor | None = None) -> tuple[Tensor, Tensor]:

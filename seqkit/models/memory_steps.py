@@ -8,7 +8,8 @@ one memory, so both matrices can be multiplied into its keys and values beforeha
 Then a step is two matrix products and a softmax, and reads H·S numbers for each of D, where a matrix has D: less, as
 long as a source has fewer positions than a head is wide.
 
-Legend: B sources, W hypotheses of each, N = B·W rows, D width, H heads, K head width, S source positions, X = H·S.
+Legend: B sources, W hypotheses of each, N = B·W rows, D width, I = D + 1, H heads, K head width, S source positions,
+X = H·S, O outputs.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class MemoryAttentionSteps:
     def __init__(self, attention: CrossAttention) -> None:
         self.num_heads = attention.num_heads
         self.query, self.output = FixedLinear(attention.query), FixedLinear(attention.output)
+        d_model = attention.output.in_features
+        # With the bias as one more row, so that one product takes in both.
+        query_IO = torch.cat([self.query.weight_IO, self.query.bias_O.to(self.query.weight_IO.dtype).unsqueeze(0)])
+        query_IHK = query_IO.view(d_model + 1, self.num_heads, -1)
+        self._query_HIK = query_IHK.transpose(0, 1).contiguous() * query_IHK.size(2) ** -0.5
 
     def lay_out(self, keys_values: tuple[Tensor, Tensor], bias_B11S: Tensor | None) -> StepMemory:
         """The layout that is faster.
@@ -64,10 +70,18 @@ class MemoryAttentionSteps:
         """
         k_BHSK, v_BHSK = keys_values
         memory = ProjectedStepMemory(self, k_BHSK, v_BHSK, bias_B11S)
-        num_sources, _, num_positions, d_head = k_BHSK.shape
+        num_sources, num_heads, num_positions, d_head = k_BHSK.shape
         # In half precision, one more product would be rounded before it is used.
         is_exact = k_BHSK.dtype in {torch.float32, torch.float64}
-        return _absorbed(memory) if num_sources == 1 and num_positions <= d_head and is_exact else memory
+        if num_sources > 1 or num_positions > d_head or not is_exact:
+            return memory
+        key_HIS = self._query_HIK @ k_BHSK.squeeze(0).mT
+        key_IX = key_HIS.transpose(0, 1).reshape(-1, num_heads * num_positions)
+        key_DX, key_bias_X = key_IX[:-1], key_IX[-1]
+        if bias_B11S is not None:
+            key_bias_X = key_bias_X + bias_B11S.flatten().repeat(num_heads)
+        value_HSD = v_BHSK.squeeze(0) @ self.output.weight_IO.view(num_heads, d_head, -1)
+        return AbsorbedStepMemory(memory, key_DX, key_bias_X, value_HSD.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -130,19 +144,3 @@ class AbsorbedStepMemory:
     def select(self, kept_B: Tensor) -> ProjectedStepMemory:
         """See ``StepMemory``."""
         return self.projected.select(kept_B)
-
-
-def _absorbed(memory: ProjectedStepMemory) -> AbsorbedStepMemory:
-    k_HSK, v_HSK = memory.k_BHSK.squeeze(0), memory.v_BHSK.squeeze(0)
-    num_heads, num_positions, d_head = k_HSK.shape
-    query, output = memory.layer.query, memory.layer.output
-    k_HKS = (k_HSK * d_head**-0.5).mT
-    query_HDK = query.weight_IO.unflatten(1, (num_heads, d_head)).transpose(0, 1)
-    key_HDS = query_HDK @ k_HKS
-    key_bias_HS = (query.bias_O.view(num_heads, 1, d_head) @ k_HKS).squeeze(1)
-    if memory.bias_B11S is not None:
-        key_bias_HS = key_bias_HS + memory.bias_B11S.view(num_positions)
-    value_HSD = v_HSK @ output.weight_IO.view(num_heads, d_head, -1)
-    return AbsorbedStepMemory(
-        memory, key_HDS.transpose(0, 1).flatten(1), key_bias_HS.flatten(), value_HSD.flatten(0, 1)
-    )

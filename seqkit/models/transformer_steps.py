@@ -13,7 +13,7 @@ positions, O outputs of a matrix, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -98,22 +98,18 @@ class TransformerSteps:
             x_ND, look = layer.attend_to_memory(x_ND, state.memories[index])
             x_ND = layer.feed_forward(x_ND)
         logits_NV = self._output(x_ND if self._norm is None else self._norm(x_ND))
-        return logits_NV, replace(state, cache=cache, num_tokens=position + 1, look=look)
+        # Not by ``dataclasses.replace``, which takes as long as several calls of PyTorch.
+        return logits_NV, SteppingState(self, cache, position + 1, state.memories, state.source_of_row_N, look)
 
     def reorder(self, state: SteppingState, index_N: Tensor) -> SteppingState:
         """The rows ``index_N``; the memory is copied only where the sources change."""
         num_sources = state.cache.num_sources
         source_of_row_N, kept_B = move_rows(state.source_of_row_N, index_N, num_sources)
-        if kept_B is None:
-            cache = state.cache.reorder(index_N, None, num_sources)
-            return replace(state, cache=cache, source_of_row_N=source_of_row_N, look=None)
-        return replace(
-            state,
-            cache=state.cache.reorder(index_N, kept_B, len(kept_B)),
-            memories=[memory.select(kept_B) for memory in state.memories],
-            source_of_row_N=source_of_row_N,
-            look=None,
-        )
+        memories = state.memories
+        if kept_B is not None:
+            num_sources, memories = len(kept_B), [memory.select(kept_B) for memory in memories]
+        cache = state.cache.reorder(index_N, kept_B, num_sources)
+        return SteppingState(self, cache, state.num_tokens, memories, source_of_row_N)
 
 
 class _LayerSteps:
