@@ -73,7 +73,7 @@ class MemoryAttentionSteps:
         num_sources, num_heads, num_positions, d_head = k_BHSK.shape
         # In half precision, one more product would be rounded before it is used.
         is_exact = k_BHSK.dtype in {torch.float32, torch.float64}
-        if num_sources > 1 or num_positions > d_head or not is_exact:
+        if num_sources != 1 or num_positions > d_head or not is_exact:
             return memory
         key_HIS = self._query_HIK @ k_BHSK.squeeze(0).mT
         key_IX = key_HIS.transpose(0, 1).reshape(-1, num_heads * num_positions)
