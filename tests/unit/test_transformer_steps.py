@@ -155,3 +155,29 @@ def test_steps_follow_the_weights_until_they_are_fixed() -> None:
     assert isinstance(state, SteppingState)
     assert state.steps is model.initial_state(SOURCE, B).steps
     torch.testing.assert_close(logits(), before_BV + 1.0)
+
+
+@pytest.mark.parametrize("num_sources", [1, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_steps_in_bf16_differ_by_its_rounding_only(variant: str, num_sources: int) -> None:
+    model = make_model(variant).float()
+    source = SourceTokens(SOURCE.ids_BS[:num_sources], SOURCE.mask_BS[:num_sources])
+    origin_N = torch.arange(num_sources)
+    read_NT = torch.empty(num_sources, 0, dtype=torch.long)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        state = model.initial_state(source, num_sources)
+    for step in range(4):
+        token_N = torch.arange(len(origin_N)) + step
+        read_NT = torch.cat([read_NT, token_N.unsqueeze(1)], dim=1)
+        expected_NV = whole(model, origin_N, read_NT)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits_NV, state = model.step(state, token_N)
+            weights_NS = model.attention(state)
+            assert weights_NS is not None
+            # Any row of a source may have gone on as both of its rows.
+            index_N = torch.arange(num_sources).repeat_interleave(2) * (1 if step == 0 else 2)
+            state = model.reorder(state, index_N)
+        assert (logits_NV - expected_NV).abs().mean() < 0.03 * expected_NV.abs().mean()
+        torch.testing.assert_close(weights_NS.sum(dim=1).float(), torch.ones(len(origin_N)), atol=0.02, rtol=0.0)
+        origin_N, read_NT = origin_N[index_N], read_NT[index_N]
