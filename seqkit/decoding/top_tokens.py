@@ -32,10 +32,13 @@ def log_normalizer(logits_NV: Tensor) -> Tensor:
         return logits_NV.logsumexp(dim=1)
     # Two passes in cache instead of six. Logits are seldom so large or small that their exponentials leave float32.
     rows = max(1, _IN_CACHE // logits_NV.size(1))
-    exp_RV = torch.empty_like(logits_NV[:rows])
-    sum_N = torch.cat([torch.exp(part, out=exp_RV[: part.size(0)]).sum(dim=1) for part in logits_NV.split(rows)])
-    smallest, largest = (float(extreme) for extreme in sum_N.aminmax())
-    return sum_N.log() if smallest > 1e-20 and largest < 1e30 else logits_NV.logsumexp(dim=1)
+    if logits_NV.size(0) <= rows:
+        sum_N = logits_NV.exp().sum(dim=1)
+    else:
+        exp_RV = torch.empty_like(logits_NV[:rows])
+        sum_N = torch.cat([torch.exp(part, out=exp_RV[: part.size(0)]).sum(dim=1) for part in logits_NV.split(rows)])
+    sums = sum_N.tolist()
+    return sum_N.log() if min(sums) > 1e-20 and max(sums) < 1e30 else logits_NV.logsumexp(dim=1)
 
 
 def top_tokens(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -52,24 +55,35 @@ def top_tokens(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Logits and ids (int64), both (N, min(K, V)). The order of ids among logits of minus infinity is open.
     """
-    k = min(k, logits_NV.size(1))
-    num_groups = logits_NV.size(1) // _GROUP
+    vocab_size = logits_NV.size(1)
+    k = min(k, vocab_size)
+    num_groups = vocab_size // _GROUP
     if logits_NV.device.type == "cpu" and logits_NV.numel() >= _FEW and num_groups > 4 * k:
         return _top_by_groups(logits_NV, k, num_groups)
-    return _top_in_order(logits_NV, k)
+    top_NK, token_NK = logits_NV.topk(min(k + 1, vocab_size), dim=1)
+    if _has_ties(top_NK):
+        return _top_in_order(logits_NV, k)
+    return top_NK[:, :k], token_NK[:, :k]
 
 
 def _top_by_groups(logits_NV: Tensor, k: int, num_groups: int) -> tuple[Tensor, Tensor]:
-    num_chosen = k + _SPARE_GROUPS
-    in_groups = num_groups * _GROUP
-    maxima_NG = logits_NV[:, :in_groups].unflatten(1, (num_groups, _GROUP)).amax(dim=2)
+    num_rows, vocab_size = logits_NV.shape
+    num_chosen, in_groups = k + _SPARE_GROUPS, num_groups * _GROUP
+    has_rest = in_groups < vocab_size
+    maxima_NG = (logits_NV[:, :in_groups] if has_rest else logits_NV).view(num_rows, num_groups, _GROUP).amax(dim=2)
     best_NG, group_NG = maxima_NG.topk(num_chosen + 1, dim=1)
-    id_NX = (group_NG[:, :num_chosen].unsqueeze(2) * _GROUP + torch.arange(_GROUP, device=group_NG.device)).flatten(1)
-    if in_groups < logits_NV.size(1):
+    first_NG1 = group_NG[:, :num_chosen].unsqueeze(2) * _GROUP
+    id_NX = (first_NG1 + torch.arange(_GROUP, device=logits_NV.device)).flatten(1)
+    if has_rest:
         # The few tokens at the end that fill no group are always looked at.
-        rest_X = torch.arange(in_groups, logits_NV.size(1), device=id_NX.device)
-        id_NX = torch.cat([id_NX, rest_X.expand(id_NX.size(0), -1)], dim=1)
-    top_NK, token_NK = _top_in_order(logits_NV.gather(1, id_NX), k, id_NX)
+        rest_X = torch.arange(in_groups, vocab_size, device=logits_NV.device)
+        id_NX = torch.cat([id_NX, rest_X.expand(num_rows, -1)], dim=1)
+    value_NX = logits_NV.gather(1, id_NX)
+    top_NK, place_NK = value_NX.topk(k + 1, dim=1)
+    if not _has_ties(top_NK):
+        # More than k groups were looked into, so what was left out is at most as good as number k + 1.
+        return top_NK[:, :k], id_NX.gather(1, place_NK[:, :k])
+    top_NK, token_NK = _top_in_order(value_NX, k, id_NX)
     # Every token left out is at most as good as the best group left out. If that equals the k-th token, one with a
     # lower id may be among them.
     outside_N = best_NG[:, num_chosen]
@@ -79,16 +93,16 @@ def _top_by_groups(logits_NV: Tensor, k: int, num_groups: int) -> tuple[Tensor, 
     return top_NK, token_NK
 
 
+def _has_ties(top_NK: Tensor) -> bool:
+    """Whether two neighbours are equal; values of minus infinity are no tie that matters, and their difference NaN."""
+    return not bool(torch.diff(top_NK).all())
+
+
 def _top_in_order(values_NX: Tensor, k: int, id_NX: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The k largest values of each row and their ids (their columns, if not given); of equals the lowest id first."""
     num_columns = values_NX.size(1)
     size = min(k + 1, num_columns)
     top_NK, index_NK = values_NX.topk(size, dim=1)
-    # The difference, not ==, because values of minus infinity are no tie that matters.
-    is_tie_NK = (top_NK[:, :-1] - top_NK[:, 1:]).eq(0)
-    if not bool(is_tie_NK.any()):
-        top_NK, index_NK = top_NK[:, :k], index_NK[:, :k]
-        return top_NK, index_NK if id_NX is None else id_NX.gather(1, index_NK)
     while size < num_columns and bool((top_NK[:, k - 1] - top_NK[:, -1]).eq(0).any()):
         size = min(4 * size, num_columns)
         top_NK, index_NK = values_NX.topk(size, dim=1)

@@ -38,11 +38,16 @@ def attend(
     Returns:
         The output, shape (B, H, T, K), and the weights before dropout, shape (B, H, T, S).
     """
+    weights_BHTS = attention_weights(q_BHTK, k_BHSK, bias)
+    return dropout(weights_BHTS) @ v_BHSK, weights_BHTS
+
+
+def attention_weights(q_BHTK: Tensor, k_BHSK: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √K + bias), shape (B, H, T, S); see ``attend``."""
     scores_BHTS = (q_BHTK * q_BHTK.size(-1) ** -0.5) @ k_BHSK.mT
     if bias is not None:
         scores_BHTS = scores_BHTS + bias
-    weights_BHTS = torch.softmax(scores_BHTS, dim=-1)
-    return dropout(weights_BHTS) @ v_BHSK, weights_BHTS
+    return torch.softmax(scores_BHTS, dim=-1)
 
 
 def attend_without_weights(
@@ -66,6 +71,23 @@ def attend_without_weights(
         return attend(q_BHTK, k_BHSK, v_BHSK, bias, dropout)[0]
     mask = None if bias is None else bias.to(q_BHTK.dtype)
     return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=probability)
+
+
+def fused_attention(q_BHWK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √K + bias) v in one call, for W rows a source that ask for one position each.
+
+    Args:
+        q_BHWK: Queries.
+        k_BHSK: Keys.
+        v_BHSK: Values.
+        bias: Added to the scores, broadcast to (B, H, W, S); of the queries' type.
+
+    Returns:
+        Shape (N, D), N = B · W.
+    """
+    y_BHWK = F.scaled_dot_product_attention(q_BHWK, k_BHSK, v_BHSK, attn_mask=bias)
+    # On a CPU the kernel lays its output out with the heads of a row side by side, so that this copies nothing.
+    return y_BHWK.transpose(1, 2).reshape(-1, y_BHWK.size(1) * y_BHWK.size(3))
 
 
 def padding_bias(mask_BS: Tensor) -> Tensor:

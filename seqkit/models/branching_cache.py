@@ -32,24 +32,48 @@ class _Shared:
     """What states that came from one another have in common; positions in use by one of them are not written again."""
 
     layers_2BHRK: list[Tensor]
-    """A layer each, keys before values; empty until the first step."""
+    """A layer each, keys before values."""
     num_written: int = 0
+
+    @property
+    def room(self) -> int:
+        """R."""
+        return self.layers_2BHRK[0].size(3)
 
 
 class BranchingCache:
     """Keys and values of every layer, as one state sees them.
 
+    Made by ``empty``, and by one another.
+
     Args:
+        shared: Keys and values, of which some positions are in use.
         num_sources: B.
-        num_layers: L.
+        length: P.
+        bias_BWR: The table; ``None``: all see all.
+        own_WW: What the table says of a step's new positions: each is for its own hypothesis.
     """
 
-    def __init__(self, num_sources: int, num_layers: int) -> None:
+    def __init__(
+        self, shared: _Shared, num_sources: int, length: int, bias_BWR: Tensor | None, own_WW: Tensor | None
+    ) -> None:
+        self._shared = shared
         self._num_sources = num_sources
-        self._num_layers = num_layers
-        self._shared = _Shared([])
-        self._length = 0
-        self._bias_BWR: Tensor | None = None
+        self._length = length
+        self._bias_BWR = bias_BWR
+        self._own_WW = own_WW
+
+    @classmethod
+    def empty(cls, num_layers: int, like_BHSK: Tensor) -> BranchingCache:
+        """Nothing read yet.
+
+        Args:
+            num_layers: L.
+            like_BHSK: Keys of the same sources, heads, width and type.
+        """
+        num_sources, num_heads, _, width = like_BHSK.shape
+        size = (2, num_sources, num_heads, _LEAST_ROOM, width)
+        return cls(_Shared([like_BHSK.new_empty(size) for _ in range(num_layers)]), num_sources, 0, None, None)
 
     @property
     def num_sources(self) -> int:
@@ -65,29 +89,27 @@ class BranchingCache:
         """The cache with one position more a row, whose keys and values ``add`` brings. Uses this one up."""
         width = num_rows // self._num_sources
         shared, first = self._shared, self._length
-        if shared.layers_2BHRK and (shared.num_written > first or first + width > shared.layers_2BHRK[0].size(3)):
+        if shared.num_written > first or first + width > shared.room:
             # No room; or another state that came from the same one has taken the next positions.
             return self._copied(None, spare=width).begin_step(num_rows)
         after = self._with(shared, first + width, self._bias_BWR)
         shared.num_written = after._length
         if after._bias_BWR is not None:
-            own_WW = torch.full((width, width), -torch.inf, device=after._bias_BWR.device).fill_diagonal_(0.0)
-            after._bias_BWR[:, :, first : after._length] = own_WW
+            if after._own_WW is None or after._own_WW.size(0) != width:
+                after._own_WW = after._bias_BWR.new_full((width, width), -torch.inf).fill_diagonal_(0.0)
+            after._bias_BWR.narrow(2, first, width).copy_(after._own_WW)
         return after
 
     def add(self, layer: int, kv_2BHWK: Tensor) -> tuple[Tensor, Tensor]:
         """Take in a layer's keys and values of the step begun.
 
         Returns:
-            All keys and all values of the layer, each of shape (B · H, P, K).
+            All keys and all values of the layer, each of shape (B, H, P, K).
         """
-        layers = self._shared.layers_2BHRK
-        if layer == len(layers):
-            _, num_sources, num_heads, _, width = kv_2BHWK.shape
-            layers.append(kv_2BHWK.new_empty(2, num_sources, num_heads, _LEAST_ROOM, width))
-        layers[layer][:, :, :, self._length - kv_2BHWK.size(3) : self._length] = kv_2BHWK
-        keys_XPK, values_XPK = layers[layer].flatten(1, 2)[:, :, : self._length]
-        return keys_XPK, values_XPK
+        layer_2BHRK, width = self._shared.layers_2BHRK[layer], kv_2BHWK.size(3)
+        layer_2BHRK.narrow(3, self._length - width, width).copy_(kv_2BHWK)
+        keys_BHPK, values_BHPK = layer_2BHRK.narrow(3, 0, self._length).unbind(0)
+        return keys_BHPK, values_BHPK
 
     def bias(self) -> Tensor | None:
         """What to add to the scores of every head, shape (B, 1, W, P): minus infinity at what a hypothesis cannot see.
@@ -107,18 +129,15 @@ class BranchingCache:
         width = len(index_N) // num_sources
         bias_BWR = None
         if self._bias_BWR is not None:
-            bias_BWR = self._bias_BWR.flatten(0, 1).index_select(0, index_N).unflatten(0, (num_sources, width))
+            bias_BWR = self._bias_BWR.flatten(0, 1).index_select(0, index_N).view(num_sources, width, -1)
         elif width > 1:
-            room = self._shared.layers_2BHRK[0].size(3) if self._shared.layers_2BHRK else _LEAST_ROOM
-            bias_BWR = torch.zeros(num_sources, width, room, device=index_N.device)
+            bias_BWR = self._shared.layers_2BHRK[0].new_zeros(num_sources, width, self._shared.room)
         after = self._with(self._shared, self._length, bias_BWR)
         after._num_sources = num_sources
         return after if kept_B is None else after._copied(kept_B, spare=width)
 
     def _with(self, shared: _Shared, length: int, bias_BWR: Tensor | None) -> BranchingCache:
-        cache = BranchingCache(self._num_sources, self._num_layers)
-        cache._shared, cache._length, cache._bias_BWR = shared, length, bias_BWR
-        return cache
+        return BranchingCache(shared, self._num_sources, length, bias_BWR, self._own_WW)
 
     def _copied(self, kept_B: Tensor | None, *, spare: int) -> BranchingCache:
         """A cache with memory of its own, without the positions that nobody sees.
@@ -127,8 +146,6 @@ class BranchingCache:
             kept_B: The sources to take; ``None``: all.
             spare: Fewest positions to have room for.
         """
-        if not self._shared.layers_2BHRK:
-            return self._with(_Shared([]), 0, self._bias_BWR)
         bias_BWP = None if self._bias_BWR is None else self._bias_BWR[:, :, : self._length]
         length, position_BP = self._length, None
         if bias_BWP is not None:

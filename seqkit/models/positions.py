@@ -36,12 +36,16 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, x_BTD: Tensor, first: int = 0) -> Tensor:
         """Add the positions from ``first`` on."""
-        last = first + x_BTD.size(1)
+        return x_BTD + self.vectors(first, x_BTD.size(1))
+
+    def vectors(self, first: int, num_positions: int) -> Tensor:
+        """What is added at some positions, shape (T, D)."""
+        last = first + num_positions
         table_PD = self.table_PD
         if last > len(table_PD):
-            table_PD = sinusoidal_positions(2 * last, x_BTD.size(2)).to(table_PD.device)
+            table_PD = sinusoidal_positions(2 * last, table_PD.size(1)).to(table_PD.device)
             self.table_PD = table_PD
-        return x_BTD + table_PD[first:last]
+        return table_PD[first:last]
 
 
 class LearnedPositions(nn.Module):
@@ -57,10 +61,18 @@ class LearnedPositions(nn.Module):
         Raises:
             ValueError: A position lies beyond the table.
         """
-        last = first + x_BTD.size(1)
+        return x_BTD + self.vectors(first, x_BTD.size(1))
+
+    def vectors(self, first: int, num_positions: int) -> Tensor:
+        """What is added at some positions, shape (T, D).
+
+        Raises:
+            ValueError: A position lies beyond the table.
+        """
+        last = first + num_positions
         if last > self.table.num_embeddings:
             raise ValueError(f"{last} positions, but the model has {self.table.num_embeddings}")
-        return x_BTD + self.table.weight[first:last]
+        return self.table.weight[first:last]
 
 
 class RotaryPositions(nn.Module):

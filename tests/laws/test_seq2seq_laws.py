@@ -218,7 +218,7 @@ def test_attention_sums_to_one_over_real_positions_and_is_zero_elsewhere(variant
 def memory_rows(state: Any) -> int | None:
     """Rows of the memory that a state holds, if it holds one."""
     if hasattr(state, "memories"):
-        return len(state.memories[0][0])
+        return int(state.memories[0].num_sources)
     return None if state.memory is None else len(state.memory.values_BSM)
 
 

@@ -79,6 +79,30 @@ def _rows_from(origin_N: Tensor, source: int, width: int, generator: torch.Gener
     return rows[torch.randint(len(rows), (width,), generator=generator)]
 
 
+# Up to 4 positions, as wide as a head, a single source is laid out in another way.
+@pytest.mark.parametrize("length", [2, 5])
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_hypotheses_of_a_single_source_agree_with_whole_sequences(variant: str, length: int) -> None:
+    model, generator = make_model(variant), torch.Generator().manual_seed(4)
+    number = LENGTHS_B1.flatten().tolist().index(length)
+    source = SourceTokens(SOURCE.ids_BS[number : number + 1, :length], SOURCE.mask_BS[number : number + 1, :length])
+    state, read_NT = model.initial_state(source, 1), torch.empty(1, 0, dtype=torch.long)
+    for width in (3, 3, 1, 4):
+        token_N = torch.randint(V, (len(read_NT),), generator=generator)
+        logits_NV, state = model.step(state, token_N)
+        read_NT = torch.cat([read_NT, token_N.unsqueeze(1)], dim=1)
+        weights: list[Tensor] = []
+        memory = model.encode(
+            SourceTokens(*(each.expand(len(read_NT), -1) for each in (source.ids_BS, source.mask_BS)))
+        )
+        hidden_NTD = model.target.attended_hidden(read_NT, memory, memory_weights=weights)
+        torch.testing.assert_close(logits_NV, model.target.output(hidden_NTD[:, -1]))
+        torch.testing.assert_close(model.attention(state), weights[-1].mean(dim=1)[:, -1])
+        index_N = torch.randint(len(read_NT), (width,), generator=generator)
+        state, read_NT = model.reorder(state, index_N), read_NT[index_N]
+
+
 @torch.no_grad()
 def test_one_state_goes_on_in_two_ways_once_it_is_reordered() -> None:
     model = make_model("pre-relu")
@@ -131,3 +155,29 @@ def test_steps_follow_the_weights_until_they_are_fixed() -> None:
     assert isinstance(state, SteppingState)
     assert state.steps is model.initial_state(SOURCE, B).steps
     torch.testing.assert_close(logits(), before_BV + 1.0)
+
+
+@pytest.mark.parametrize("num_sources", [1, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_steps_in_bf16_differ_by_its_rounding_only(variant: str, num_sources: int) -> None:
+    model = make_model(variant).float()
+    source = SourceTokens(SOURCE.ids_BS[:num_sources], SOURCE.mask_BS[:num_sources])
+    origin_N = torch.arange(num_sources)
+    read_NT = torch.empty(num_sources, 0, dtype=torch.long)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        state = model.initial_state(source, num_sources)
+    for step in range(4):
+        token_N = torch.arange(len(origin_N)) + step
+        read_NT = torch.cat([read_NT, token_N.unsqueeze(1)], dim=1)
+        expected_NV = whole(model, origin_N, read_NT)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits_NV, state = model.step(state, token_N)
+            weights_NS = model.attention(state)
+            assert weights_NS is not None
+            # Any row of a source may have gone on as both of its rows.
+            index_N = torch.arange(num_sources).repeat_interleave(2) * (1 if step == 0 else 2)
+            state = model.reorder(state, index_N)
+        assert (logits_NV - expected_NV).abs().mean() < 0.03 * expected_NV.abs().mean()
+        torch.testing.assert_close(weights_NS.sum(dim=1).float(), torch.ones(len(origin_N)), atol=0.02, rtol=0.0)
+        origin_N, read_NT = origin_N[index_N], read_NT[index_N]

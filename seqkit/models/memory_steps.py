@@ -1,0 +1,146 @@
+"""A layer's attention to its memory, for one position a row, in two layouts that compute the same.
+
+In general a step projects queries, attends, and projects what came of it. The hypotheses of a single source all look at
+one memory, so both matrices can be multiplied into its keys and values beforehand, for each head::
+
+    (x Wq) kᵀ = x (Wq kᵀ)        (w v) Wo = w (v Wo)
+
+Then a step is two matrix products and a softmax, and reads H·S numbers for each of D, where a matrix has D: less, as
+long as a source has fewer positions than a head is wide.
+
+Legend: B sources, W hypotheses of each, N = B·W rows, D width, I = D + 1, H heads, K head width, S source positions,
+X = H·S, O outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from seqkit.models.attention import CrossAttention, attention_weights, fused_attention
+from seqkit.models.fixed_layers import FixedLinear
+
+
+class StepMemory(Protocol):
+    """What a layer sees of the sources, laid out for steps."""
+
+    @property
+    def num_sources(self) -> int:
+        """B."""
+        ...
+
+    def attend(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """What W rows of each source find, shape (N, D); and the look, from which ``weights`` tells where."""
+        ...
+
+    def weights(self, look: Tensor) -> Tensor:
+        """Mean of the heads' weights over the memory, shape (N, S)."""
+        ...
+
+    def select(self, kept_B: Tensor) -> StepMemory:
+        """Some sources, each any number of times."""
+        ...
+
+
+class MemoryAttentionSteps:
+    """The weights of a layer's attention to the memory.
+
+    Args:
+        attention: The module; later changes of its weights do not count.
+    """
+
+    def __init__(self, attention: CrossAttention) -> None:
+        self.num_heads = attention.num_heads
+        self.query, self.output = FixedLinear(attention.query), FixedLinear(attention.output)
+        d_model = attention.output.in_features
+        # With the bias as one more row, so that one product takes in both.
+        query_IO = torch.cat([self.query.weight_IO, self.query.bias_O.to(self.query.weight_IO.dtype).unsqueeze(0)])
+        query_IHK = query_IO.view(d_model + 1, self.num_heads, -1)
+        self._query_HIK = query_IHK.transpose(0, 1).contiguous() * query_IHK.size(2) ** -0.5
+
+    def lay_out(self, keys_values: tuple[Tensor, Tensor], bias_B11S: Tensor | None) -> StepMemory:
+        """The layout that is faster.
+
+        Args:
+            keys_values: The memory, from ``CrossAttention.project_memory``.
+            bias_B11S: Minus infinity at padding, zero elsewhere; ``None``: no padding.
+        """
+        k_BHSK, v_BHSK = keys_values
+        memory = ProjectedStepMemory(self, k_BHSK, v_BHSK, bias_B11S)
+        num_sources, num_heads, num_positions, d_head = k_BHSK.shape
+        # In half precision, one more product would be rounded before it is used.
+        is_exact = k_BHSK.dtype in {torch.float32, torch.float64}
+        if num_sources != 1 or num_positions > d_head or not is_exact:
+            return memory
+        key_HIS = self._query_HIK @ k_BHSK.squeeze(0).mT
+        key_IX = key_HIS.transpose(0, 1).reshape(-1, num_heads * num_positions)
+        key_DX, key_bias_X = key_IX[:-1], key_IX[-1]
+        if bias_B11S is not None:
+            key_bias_X = key_bias_X + bias_B11S.flatten().repeat(num_heads)
+        value_HSD = v_BHSK.squeeze(0) @ self.output.weight_IO.view(num_heads, d_head, -1)
+        return AbsorbedStepMemory(memory, key_DX, key_bias_X, value_HSD.flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class ProjectedStepMemory:
+    """Any number of sources: their keys and values. A look is the queries, shape (B, H, W, K)."""
+
+    layer: MemoryAttentionSteps
+    k_BHSK: Tensor
+    v_BHSK: Tensor
+    bias_B11S: Tensor | None
+
+    @property
+    def num_sources(self) -> int:
+        """B."""
+        return self.k_BHSK.size(0)
+
+    def attend(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``StepMemory``."""
+        num_sources, num_heads, _, d_head = self.k_BHSK.shape
+        q_BHWK = self.layer.query(x_ND).view(num_sources, -1, num_heads, d_head).transpose(1, 2)
+        return self.layer.output(fused_attention(q_BHWK, self.k_BHSK, self.v_BHSK, self.bias_B11S)), q_BHWK
+
+    def weights(self, look: Tensor) -> Tensor:
+        """See ``StepMemory``."""
+        weights_BHWS = attention_weights(look, self.k_BHSK, self.bias_B11S)
+        return weights_BHWS.mean(dim=1).flatten(0, 1)
+
+    def select(self, kept_B: Tensor) -> ProjectedStepMemory:
+        """See ``StepMemory``."""
+        bias_B11S = None if self.bias_B11S is None else self.bias_B11S.index_select(0, kept_B)
+        k_BHSK, v_BHSK = self.k_BHSK.index_select(0, kept_B), self.v_BHSK.index_select(0, kept_B)
+        return ProjectedStepMemory(self.layer, k_BHSK, v_BHSK, bias_B11S)
+
+
+@dataclass(frozen=True)
+class AbsorbedStepMemory:
+    """One source: keys and values that the layer's matrices went into. A look is the weights, shape (N, H, S)."""
+
+    projected: ProjectedStepMemory
+    key_DX: Tensor
+    key_bias_X: Tensor
+    value_XD: Tensor
+
+    @property
+    def num_sources(self) -> int:
+        """B."""
+        return 1
+
+    def attend(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``StepMemory``."""
+        scores_NX = torch.addmm(self.key_bias_X, x_ND, self.key_DX)
+        weights_NHS = torch.softmax(scores_NX.view(len(x_ND), self.projected.layer.num_heads, -1), dim=2)
+        y_ND = torch.addmm(self.projected.layer.output.bias_O, weights_NHS.view(len(x_ND), -1), self.value_XD)
+        return y_ND, weights_NHS
+
+    def weights(self, look: Tensor) -> Tensor:
+        """See ``StepMemory``."""
+        return look.mean(dim=1)
+
+    def select(self, kept_B: Tensor) -> ProjectedStepMemory:
+        """See ``StepMemory``."""
+        return self.projected.select(kept_B)
