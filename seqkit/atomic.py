@@ -1,4 +1,7 @@
-"""Files and folders that appear whole or not at all: written to a temporary neighbour, then renamed."""
+"""Files and folders that appear whole or not at all: written to a temporary neighbour, then renamed.
+
+Where the writer is killed, the neighbour stays, and goes when somebody writes to the same name again.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from seqkit.leftovers import make_file_beside, make_folder_beside, remove_leftovers
 
 
 @contextmanager
@@ -30,22 +34,24 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         OSError: The folder is missing or read-only, or the disk is full; nothing is left behind.
     """
     path = path.resolve()
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        # Of the folder, or of the name that was asked for; nobody knows the temporary one.
-        raise OSError(error.errno, error.strerror, str(path.parent if not path.parent.is_dir() else path)) from error
+    remove_leftovers(path)
+    with _naming(path):
+        handle, written = make_file_beside(path)
+    # Its lock is to be held until it has its name; closing the file lets go of one descriptor only.
+    held = os.dup(handle)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        Path(name).chmod(_mode_for(path))
-        Path(name).replace(path)
+        written.chmod(_mode_for(path))
+        written.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(held)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -67,8 +73,9 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
             replaced; nothing is left behind.
     """
     path = path.resolve()
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    folder.mkdir()
+    remove_leftovers(path)
+    with _naming(path):
+        held, folder = make_folder_beside(path)
     try:
         yield folder
         if replace:
@@ -80,6 +87,17 @@ def atomic_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have an error name the folder, or the name that was asked for; nobody knows the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path.parent if not path.parent.is_dir() else path)) from error
 
 
 def sync_folder(path: Path) -> None:
@@ -120,7 +138,16 @@ def publish_folder(written: Path, path: Path) -> None:
             replaced.rename(path)
             raise
     sync_folder(path.parent)
-    shutil.rmtree(replaced)
+    _remove(replaced)
+
+
+def _remove(replaced: Path) -> None:
+    """Remove a folder that another process may be removing as well, which takes it for a dead writer's."""
+    while replaced.exists():
+        try:
+            shutil.rmtree(replaced)
+        except FileNotFoundError:
+            continue
 
 
 _AT_FDCWD = -100

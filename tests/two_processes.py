@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commandline import Done, Forked, ForkServer
+from free_ports import reserve_port
 
 from seqkit.runs.metrics_log import read_metrics
 from seqkit.training.processes import loopback_interface
@@ -41,15 +41,17 @@ def start_pair(fork_server: ForkServer, *words: object, folder: Path, env: dict[
         folder: Where they run.
         env: More of their environment.
     """
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    shared |= {"GLOO_SOCKET_IFNAME": loopback_interface(), **(env or {})}
+    shared = {**meeting_at(reserve_port()), **(env or {})}
     leader, follower = (
         fork_server.start(*words, folder=folder, env={**shared, "RANK": str(rank)}) for rank in range(2)
     )
     return Pair(leader, follower)
+
+
+def meeting_at(port: int) -> dict[str, str]:
+    """The environment of two processes that meet at a port of this machine, but for their ``RANK``."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    return {**place, "GLOO_SOCKET_IFNAME": loopback_interface()}
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from enum import StrEnum
@@ -27,6 +26,7 @@ from seqkit.cli.model_options import (
 )
 from seqkit.cli.streams import flush_stdout, stdin_is_piped, write_result
 from seqkit.errors import DataError, UsageError
+from seqkit.leftovers import scratch_folder
 
 if TYPE_CHECKING:
     from seqkit.data.store import TokenStore
@@ -176,7 +176,7 @@ def _open_store(loaded: LoadedLm, data: list[str], split: Split, cache: Path, st
     if not data:
         return prepare_split(loaded.recipe.data, split.value, loaded.tokenizer, cache)
     if "-" in data:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seqkit-evaluate-")))
+        folder = stack.enter_context(scratch_folder("evaluate"))
         size = _spool_stdin(folder / "stdin")
         if data == ["-"] and size == 0:
             raise DataError("is empty", path="<stdin>")

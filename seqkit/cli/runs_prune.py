@@ -16,7 +16,7 @@ from seqkit.cli.streams import write_result
 from seqkit.errors import LockedError, SeqkitError, UsageError
 from seqkit.runs.listing import RunSummary, list_runs
 from seqkit.runs.places import runs_dir as chosen_runs_dir
-from seqkit.runs.pruning import bytes_of, choose_runs, finish_removals, foreign_names, remove_run
+from seqkit.runs.pruning import bytes_of, choose_runs, finish_removals, foreign_names, remove_dead_starts, remove_run
 
 
 class RemovableStatus(StrEnum):
@@ -59,6 +59,7 @@ def register(runs: typer.Typer) -> None:
         """List the runs that meet all conditions given, and remove them with --force; prints their folders.
 
         A run at work, one whose run.json cannot be read, and one with files that are not seqkit's are left alone.
+        With --force, what trainings left that were killed before their first record goes too.
         """
         if keep is None and older_than is None and not status:
             raise UsageError("say which runs: --keep, --older-than or --status", hint="seqkit runs prune --help")
@@ -105,6 +106,8 @@ def _remove(chosen: list[RunSummary], folder: Path) -> list[RunSummary]:
     try:
         if count := finish_removals(folder):
             _logger.info("%s: finished %d removals that had been cut off", folder, count)
+        if count := remove_dead_starts(folder):
+            _logger.info("%s: removed %d folders of trainings that were killed before they began", folder, count)
         for summary in chosen:
             try:
                 remove_run(summary.path, folder)

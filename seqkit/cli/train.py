@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import tempfile
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +27,7 @@ from seqkit.cli.train_report import (
 )
 from seqkit.cli.wording import format_seconds
 from seqkit.errors import MissingDataError, RecipeError, UsageError
+from seqkit.leftovers import scratch_folder
 
 if TYPE_CHECKING:
     from seqkit.cli.train_together import Lead
@@ -347,8 +347,8 @@ def _dry_run(
     if lead is not None:
         where = lead.device(where)
     set_threads(threads or recipe.train.threads, num_processes=1 if lead is None else lead.local_size)
-    with tempfile.TemporaryDirectory(prefix="seqkit-dry-run-") as cache:
-        prepared = prepare(recipe, Path(cache), seed=recipe.seed or 0)
+    with scratch_folder("dry-run") as cache:
+        prepared = prepare(recipe, cache, seed=recipe.seed or 0)
         if lead is not None:
             check_rows(prepared, lead.size)
         state, choice = make_state(prepared, recipe, seed=recipe.seed or 0, device=where, checkpoint=None)

@@ -52,6 +52,7 @@ class Lead:
         self._followers = followers
         self._timeout_s = timeout_s
         self._meeting: Meeting | None = None
+        self._has_called = False
         self._team: Team | None = None
 
     @property
@@ -134,7 +135,8 @@ class Lead:
             if isinstance(error, RuntimeError) and self._meeting is not None:
                 # Before training; in it, `watching` has done that.
                 self._meeting.explain(error)
-            if self._followers is None or self._meeting is not None:
+            # Those that torchrun has started are there, and wait to be told, even if nothing was begun.
+            if self._meeting is not None or (self._followers is None and not self._has_called):
                 self._meet().end(exit_code)
             if self._team is not None and is_orderly:
                 self._team.end(exit_code)
@@ -152,6 +154,7 @@ class Lead:
         from seqkit.training.meeting import Meeting
 
         if self._meeting is None:
+            self._has_called = True
             if self._followers is not None:
                 self._place = self._followers.start()
                 self._meeting = Meeting(self._place, timeout_s=self._timeout_s, lost=self._followers.failure)
@@ -197,40 +200,83 @@ def follow(place: Place, *, device: str | None, threads: int | None, cache: Path
         typer.Exit: With the leader's exit code, where that is not 0.
         SeqkitError: Something is wrong here, and no leader on this machine will tell.
     """
-    from seqkit.training.meeting import Meeting, OtherProcessError, OverError
+    from seqkit.training.meeting import Meeting
 
     # The leader has the same to say.
     logging.getLogger("seqkit").setLevel(logging.ERROR)
-    is_heard = place.store is not None
-    meeting = None
-    try:
-        meeting = Meeting(place, timeout_s=timeout_s)
-        with _explaining(meeting):
-            code = _follow(meeting, device=device, threads=threads, cache=cache, timeout_s=timeout_s)
-    except OverError as error:
-        code = error.exit_code
-    except NonFiniteLossError as error:
-        # All have the same loss.
-        code = error.exit_code
-    except OtherProcessError as error:
-        if not is_heard:
-            raise
-        code = error.exit_code
-    except SeqkitError as error:
-        if meeting is not None:
-            meeting.fail(error)
-        if meeting is None or not is_heard:
-            raise
-        code = error.exit_code
-    except Exception as error:
-        if meeting is not None:
-            meeting.fail(SeqkitError(f"{type(error).__name__}: {error}", hint="its traceback is above"))
-        raise
+    meeting = Meeting(place, timeout_s=timeout_s)
+    # Around all that asks the leader anything: it may have fallen silent.
+    with _ending_with_leader(meeting, timeout_s) as note_end:
+        code = _follow_and_tell(meeting, note_end, device=device, threads=threads, cache=cache, timeout_s=timeout_s)
     if code:
         raise typer.Exit(code)
 
 
-def _follow(meeting: Meeting, *, device: str | None, threads: int | None, cache: Path, timeout_s: float) -> int:
+def _follow_and_tell(
+    meeting: Meeting,
+    note_end: Callable[[int], None],
+    *,
+    device: str | None,
+    threads: int | None,
+    cache: Path,
+    timeout_s: float,
+) -> int:
+    """A follower's work, and its last word to the others if it cannot go on; returns its exit code."""
+    from seqkit.training.meeting import OtherProcessError, OverError
+
+    is_heard = meeting.place.store is not None
+    try:
+        with _explaining(meeting):
+            return _follow(meeting, note_end, device=device, threads=threads, cache=cache, timeout_s=timeout_s)
+    except OverError as error:
+        return error.exit_code
+    except NonFiniteLossError as error:
+        # All have the same loss.
+        return error.exit_code
+    except OtherProcessError as error:
+        if not is_heard:
+            raise
+        return error.exit_code
+    except SeqkitError as error:
+        meeting.fail(error)
+        if not is_heard:
+            raise
+        return error.exit_code
+    except Exception as error:
+        meeting.fail(SeqkitError(f"{type(error).__name__}: {error}", hint="its traceback is above"))
+        raise
+
+
+@contextmanager
+def _ending_with_leader(meeting: Meeting, timeout_s: float) -> Iterator[Callable[[int], None]]:
+    """Inside, a follower ends soon after its leader, wherever it waits; yields what is to be told the leader's last."""
+    if meeting.place.store is not None:
+        # It has a pipe for that.
+        yield lambda exit_code: None
+        return
+    from seqkit.training.leader_watch import LeaderWatch, News
+    from seqkit.training.meeting import GONE_HINT
+
+    def end(news: News) -> None:
+        if news.message is not None:
+            console.report_error([news.message], hint=GONE_HINT, exit_code=news.exit_code)
+        # The main thread waits in a place that nothing but the end of the process reaches.
+        os._exit(news.exit_code)
+
+    ask = meeting.news_of_leader()
+    with LeaderWatch(ask, end, grace_s=_FAREWELL_S, timeout_s=timeout_s) as watch:
+        yield lambda exit_code: watch.note_end(News(None, exit_code))
+
+
+def _follow(
+    meeting: Meeting,
+    note_end: Callable[[int], None],
+    *,
+    device: str | None,
+    threads: int | None,
+    cache: Path,
+    timeout_s: float,
+) -> int:
     """A follower's work; returns its exit code."""
     from seqkit.recipe.loading import recipe_from_resolved
     from seqkit.tasks.registry import prepare
@@ -257,8 +303,9 @@ def _follow(meeting: Meeting, *, device: str | None, threads: int | None, cache:
     with signals.deferred(announces=False):
         for _ in train_steps(state, prepared.batches, prepared.loss, recipe.train, clock=time.monotonic, team=team):
             pass
-    team.close()
     assert team.exit_code is not None
+    note_end(team.exit_code)
+    team.close()
     return team.exit_code
 
 

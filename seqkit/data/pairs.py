@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -28,6 +27,7 @@ from seqkit.data.sharded_ids import TokenIds, joined
 from seqkit.data.store import cannot_write
 from seqkit.data.store_building import ProgressCallback
 from seqkit.errors import DataError
+from seqkit.leftovers import make_folder_beside, remove_leftovers
 from seqkit.tokenizers.base import TokenArray, Tokenizer
 
 Side = Literal["src", "tgt"]
@@ -241,9 +241,10 @@ def prepare_pairs(
     store = _open(path)
     if store is not None:
         return store
-    building = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-        building.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        held, building = make_folder_beside(path)
     except OSError as error:
         raise cannot_write(path.parent, error) from error
     try:
@@ -257,6 +258,7 @@ def prepare_pairs(
         raise cannot_write(path.parent, error) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        os.close(held)
     store = _open(path)
     assert store is not None, "what was just built can be opened"
     return store

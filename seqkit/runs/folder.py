@@ -36,6 +36,9 @@ _STARTED_FILES = {RECIPE_NAME, RESOLVED_NAME, LOG_NAME, run_record.METRICS_NAME,
 TEMPORARY_FILE = re.compile(r"\.(recipe\.yaml|resolved\.yaml|run\.json|metrics\.jsonl)\..+\.tmp")
 """What a process that was killed while it replaced a file leaves beside it."""
 
+GENERATED_NAME = re.compile(r"\d{8}T\d{6}Z-[a-z0-9]{4}")
+"""What :func:`new_run_path` calls a run folder."""
+
 _WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 _CLAIM_ATTEMPTS = 5
@@ -293,12 +296,17 @@ def _check_content(path: Path, *, resume: bool) -> RunState:
     if run_record.RECORD_NAME in names:
         return "complete" if run_record.read_record(path).get("status") == "completed" else "resumed"
     # A process killed before it wrote run.json leaves some of these.
-    foreign = sorted(name for name in names - _STARTED_FILES if not TEMPORARY_FILE.fullmatch(name))
+    foreign = sorted(name for name in names if not is_of_a_start(name))
     if foreign:
         raise UsageError(
             f"{path}: this folder is not empty and holds no run (it has {foreign[0]})", hint="name another folder"
         )
     return "new"
+
+
+def is_of_a_start(name: str) -> bool:
+    """Whether a process that was killed before it wrote ``run.json`` may have left a file of this name."""
+    return name in {*_STARTED_FILES, LOCK_NAME} or TEMPORARY_FILE.fullmatch(name) is not None
 
 
 def _make_folders(path: Path) -> list[Path]:

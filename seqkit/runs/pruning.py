@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from seqkit.errors import LockedError
 from seqkit.runs import step_folders
-from seqkit.runs.folder import LOG_NAME, RECIPE_NAME, RESOLVED_NAME, TEMPORARY_FILE
+from seqkit.runs.folder import GENERATED_NAME, LOG_NAME, RECIPE_NAME, RESOLVED_NAME, TEMPORARY_FILE, is_of_a_start
 from seqkit.runs.listing import LEAVING_PREFIX, RunSummary
 from seqkit.runs.lock import LOCK_NAME, run_lock
 from seqkit.runs.record import METRICS_NAME, RECORD_NAME
 
 REMOVABLE = ("completed", "interrupted", "failed", "dead")
 """A run at work is never removed, nor one whose ``run.json`` cannot be read: what it is, nobody knows."""
+
+_START_S = 3600.0
+"""A folder this old in which nobody works will not become a run any more."""
 
 _OWN_NAMES = {
     RECIPE_NAME,
@@ -78,7 +83,11 @@ def _last_seen(summary: RunSummary, now: datetime) -> datetime:
 def foreign_names(run_dir: Path) -> list[str]:
     """What somebody else put into a run folder, sorted."""
     names = (item.name for item in run_dir.iterdir())
-    return sorted(name for name in names if name not in _OWN_NAMES and not TEMPORARY_FILE.fullmatch(name))
+    return sorted(name for name in names if name not in _OWN_NAMES and not _is_temporary(name))
+
+
+def _is_temporary(name: str) -> bool:
+    return TEMPORARY_FILE.fullmatch(name) is not None or step_folders.is_hidden_link(name)
 
 
 def bytes_of(folder: Path) -> int:
@@ -113,6 +122,37 @@ def finish_removals(runs_dir: Path) -> int:
         _remove(leaving, runs_dir)
         count += 1
     return count
+
+
+def remove_dead_starts(runs_dir: Path) -> int:
+    """Remove the folders of trainings that were killed before they had a ``run.json``; returns how many.
+
+    No list of runs shows them, and nobody goes on with a folder whose name was drawn.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    count = 0
+    for pattern in (f"*/{LOCK_NAME}", f"*/*/{LOCK_NAME}"):
+        for lock in sorted(runs_dir.glob(pattern)):
+            try:
+                if _is_old_start(lock):
+                    remove_run(lock.parent, runs_dir)
+                    count += 1
+            except (LockedError, FileNotFoundError):
+                # It is still preparing its data, or has given up at this moment.
+                continue
+    return count
+
+
+def _is_old_start(lock: Path) -> bool:
+    folder = lock.parent
+    return (
+        GENERATED_NAME.fullmatch(folder.name) is not None
+        and all(is_of_a_start(item.name) for item in folder.iterdir())
+        and not any((folder / step_folders.CHECKPOINTS_NAME).glob("*"))
+        and lock.stat().st_mtime < time.time() - _START_S
+    )
 
 
 def _half_removed(runs_dir: Path) -> Iterator[Path]:

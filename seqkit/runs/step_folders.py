@@ -36,6 +36,15 @@ _HIDDEN_NAME = re.compile(r"\.(tmp|old|gone)-(step-\d{8,})-[0-9a-f]+")
 _HIDDEN_LINK = re.compile(r"\.(last|best)-[0-9a-f]+\.tmp")
 
 
+def is_hidden_link(name: str) -> bool:
+    """Whether this is the name of a link that was to become ``last`` or ``best``.
+
+    >>> is_hidden_link(".best-0a1b.tmp"), is_hidden_link("best")
+    (True, False)
+    """
+    return _HIDDEN_LINK.fullmatch(name) is not None
+
+
 def step_name(step: int) -> str:
     """The folder name of a step.
 
@@ -122,7 +131,7 @@ def remove_step(folder: Path) -> None:
 def recover(run_dir: Path) -> None:
     """Undo or finish what a killed process left half-done. Only for whoever holds the run's lock."""
     for path in run_dir.iterdir():
-        if _HIDDEN_LINK.fullmatch(path.name):
+        if is_hidden_link(path.name):
             path.unlink()
     parent = run_dir / CHECKPOINTS_NAME
     if not parent.is_dir():

@@ -11,19 +11,21 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 from torch._C._distributed_c10d import FileStore
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 
 from seqkit.errors import SeqkitError
+from seqkit.training.leader_watch import News
+from seqkit.training.network_store import Lifeline, connect_again, is_served_by_torchrun, open_network_store
 from seqkit.training.processes import Place
+from seqkit.training.pulses import Pulses
 
 _OVER = "over"
 _ASK_EVERY_S = 0.05
+GONE_HINT = "what it said last tells why"
 _HINT = "all processes of this training have been stopped"
 
 
@@ -48,28 +50,82 @@ class Meeting:
 
     Args:
         place: Which process this is.
-        timeout_s: How long the first contact may take.
+        timeout_s: How long the first contact, and later a process's next sign of life, may take.
         lost: Asked while waiting whether a process is known to have ended, for what happened, in words.
     """
 
     def __init__(self, place: Place, *, timeout_s: float, lost: Callable[[], str | None] = lambda: None) -> None:
         self.place = place
         self._lost = lost
+        self._lifeline: Lifeline | None = None
+        self._timeout_s = timeout_s
         self.store: Store
         if place.store is not None:
             self.store = FileStore(str(place.store), place.size)
         else:
-            with _contact():
-                handshake = rendezvous(
-                    "env://", rank=place.rank, world_size=place.size, timeout=timedelta(seconds=timeout_s)
-                )
-                store, _, _ = next(handshake)
-                # torchrun keeps one store over all its restarts: what an earlier attempt said must not be heard.
-                self.store = PrefixStore(f"attempt {place.attempt}", store)
+            with self._contact():
+                self.store = _of_attempt(place, open_network_store(place, timeout_s=timeout_s))
+            if not place.is_leader and not is_served_by_torchrun():
+                self._lifeline = Lifeline()
+            self._arrive()
+
+    def _arrive(self) -> None:
+        """Say that this process has come; of the leader: wait until all have.
+
+        Who comes second under a number goes, and tells nobody: the others have one that does what the leader says.
+
+        Raises:
+            OtherProcessError: One does not come, or has failed, or another has come under this one's number.
+        """
+        place = self.place
+        with self._contact():
+            num_alike = self.store.add(_arrived(place.rank), 1)
+        if num_alike > 1:
+            raise OtherProcessError(
+                f"another process has come as process {place.rank} of {place.size} already",
+                hint="give every training a MASTER_PORT of its own, and every process of one a RANK of its own",
+            )
+        deadline = time.monotonic() + self._timeout_s
+        for rank in range(1, place.size) if place.is_leader else ():
+            while True:
+                with self._contact():
+                    if self.store.check([_arrived(rank)]):
+                        break
+                self.raise_if_over()
+                if time.monotonic() >= deadline:
+                    raise OtherProcessError(
+                        f"process {rank} of {place.size} has not come; waited {self._timeout_s:g} s",
+                        hint="is it running? MASTER_ADDR and MASTER_PORT must be the same in all processes",
+                    )
+                time.sleep(_ASK_EVERY_S)
+
+    def news_of_leader(self) -> Callable[[], News | None]:
+        """A question to the leader, to be asked again and again in a thread of its own: whether the training is over.
+
+        It is answered with what there is to say, or None while the training goes on; and it is a sign of life. Of
+        followers that ``torchrun`` or a scheduler has started.
+        """
+        with self._contact():
+            store = _of_attempt(self.place, connect_again(timeout_s=self._timeout_s))
+
+        def ask() -> News | None:
+            if self._is_alone():
+                return News(self._gone, 1)
+            try:
+                store.add(_pulse(self.place.rank), 1)
+                if not store.check([_OVER]):
+                    return None
+                told = json.loads(store.get(_OVER))
+            except RuntimeError:
+                # torchrun sees to its processes itself, with or without a store.
+                return None if is_served_by_torchrun() else News(self._gone, 1)
+            return None if told["rank"] == self.place.rank else News(None, told["exit_code"])
+
+        return ask
 
     def tell(self, key: str, value: Any) -> None:
         """Say something, once."""
-        with _contact():
+        with self._contact():
             self.store.set(key, json.dumps(value))
 
     def hear(self, key: str) -> Any:
@@ -79,11 +135,17 @@ class Meeting:
             OverError: The leader has ended it.
             OtherProcessError: Another process failed.
         """
+        pulses = self._pulses()
         while True:
-            with _contact():
+            with self._contact():
                 if self.store.check([key]):
                     return json.loads(self.store.get(key))
+                silent = pulses.silent()
             self.raise_if_over()
+            if silent is not None:
+                raise OtherProcessError(
+                    f"process {silent} of {self.place.size} has not answered for {self._timeout_s:g} s", hint=_HINT
+                )
             time.sleep(_ASK_EVERY_S)
 
     def end(self, exit_code: int) -> None:
@@ -102,7 +164,7 @@ class Meeting:
             OverError: The leader has ended it.
             OtherProcessError: Another process failed.
         """
-        with _contact():
+        with self._contact():
             told = json.loads(self.store.get(_OVER)) if self.store.check([_OVER]) else None
         if told is not None and told["rank"] != self.place.rank:
             if told["rank"] == 0:
@@ -134,7 +196,37 @@ class Meeting:
             time.sleep(_ASK_EVERY_S)
         raise _lost_contact(error) from error
 
+    def _pulses(self) -> Pulses:
+        """Of the leader: those of all followers; of processes that ``--devices`` started, others know better."""
+        is_watching = self.place.is_leader and self.place.store is None
+        ranks = range(1, self.place.size) if is_watching else ()
+        return Pulses(lambda rank: self.store.add(_pulse(rank), 0), ranks, timeout_s=self._timeout_s)
+
+    @property
+    def _gone(self) -> str:
+        return f"process 0 of {self.place.size} is gone"
+
+    def _is_alone(self) -> bool:
+        """Whether the leader's process is known to have ended, with all that it has told."""
+        return self._lifeline is not None and self._lifeline.is_cut()
+
+    @contextmanager
+    def _contact(self) -> Iterator[None]:
+        """Inside, the store may be asked: what goes wrong then is another process's fault.
+
+        Raises:
+            OtherProcessError: It is.
+        """
+        if self._is_alone():
+            raise OtherProcessError(self._gone, hint=GONE_HINT)
+        try:
+            yield
+        except RuntimeError as error:
+            raise _lost_contact(error) from error
+
     def _say_over(self, told: dict[str, Any]) -> None:
+        if self._is_alone():
+            return
         try:
             # The first to fail is the one that knows why.
             if not self.store.check([_OVER]):
@@ -144,12 +236,17 @@ class Meeting:
             return
 
 
-@contextmanager
-def _contact() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise _lost_contact(error) from error
+def _of_attempt(place: Place, store: Store) -> Store:
+    # torchrun keeps one store over all its restarts: what an earlier attempt said must not be heard.
+    return PrefixStore(f"attempt {place.attempt}", store)
+
+
+def _pulse(rank: int) -> str:
+    return f"pulse {rank}"
+
+
+def _arrived(rank: int) -> str:
+    return f"arrived {rank}"
 
 
 def _lost_contact(error: RuntimeError) -> OtherProcessError:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqkit.errors import UsageError
+from seqkit.leftovers import make_scratch_folder
 
 _VARIABLE = "SEQKIT_FOLLOWER"
 """How a leader tells a process that it starts which one it is: a JSON object."""
@@ -80,6 +80,9 @@ def place_from_environment() -> Place | None:
         raise UsageError(f"the environment says {found}, which cannot be", hint="start the processes with torchrun")
     if size == 1:
         return None
+    port = _number("MASTER_PORT", 0)
+    if not 0 < port < 1 << 16:
+        raise UsageError(f"the environment says MASTER_PORT {port}, which is no port", hint="1 to 65535")
     machine = _number("GROUP_RANK", rank // local_size)
     attempt = _number("TORCHELASTIC_RESTART_COUNT", 0)
     return Place(rank=rank, size=size, local_rank=local_rank, local_size=local_size, machine=machine, attempt=attempt)
@@ -99,11 +102,12 @@ class Followers:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._lifeline: int | None = None
         self._folder: Path | None = None
+        self._held: int | None = None
         self._is_over = threading.Event()
 
     def start(self) -> Place:
         """Start them all; returns the leader's own place among them."""
-        self._folder = Path(tempfile.mkdtemp(prefix="seqkit-devices-"))
+        self._held, self._folder = make_scratch_folder("devices")
         store = self._folder / "meeting"
         # A pipe that nothing is ever written to: when this process ends, however, its readers see the end of file.
         theirs, self._lifeline = os.pipe()
@@ -180,6 +184,9 @@ class Followers:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def loopback_interface() -> str:

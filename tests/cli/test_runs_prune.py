@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -173,3 +175,41 @@ def test_a_removal_cut_off_is_finished(
     assert names(runs_dir) == ["day1", "day2", "day40", "day9"], "half a run is no run"
     assert seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--older-than", 99, "--force")[0] == 0
     assert not (runs_dir / "a" / ".pruned-day3").exists()
+
+
+def test_starts_that_were_killed_go_too(capsys: pytest.CaptureFixture[str], runs_dir: Path) -> None:
+    old = time.time() - 7200
+    names = {
+        "20261120T101500Z-dead": ([".lock", "recipe.yaml", ".run.json.seqkit-0a1b2c3d.tmp"], old),
+        "20261120T101500Z-new0": ([".lock"], time.time()),
+        "20261120T101500Z-busy": ([".lock"], old),
+        "20261120T101500Z-mine": ([".lock", "notes.txt"], old),
+        "named": ([".lock"], old),
+    }
+    for name, (files, changed) in names.items():
+        for file in files:
+            (runs_dir / "c" / name).mkdir(parents=True, exist_ok=True)
+            (runs_dir / "c" / name / file).touch()
+            os.utime(runs_dir / "c" / name / file, (changed, changed))
+    lone = runs_dir / "d" / "20261120T101500Z-lone"
+    lone.mkdir(parents=True)
+    (lone / ".lock").touch()
+    os.utime(lone / ".lock", (old, old))
+    words = ("runs", "prune", "--runs-dir", runs_dir, "--older-than", 99)
+    with run_lock(runs_dir / "c" / "20261120T101500Z-busy"):
+        os.utime(runs_dir / "c" / "20261120T101500Z-busy" / ".lock", (old, old))
+        assert seqkit(capsys, *words)[0] == 0
+        assert len(list((runs_dir / "c").iterdir())) == 5 and lone.exists(), "without --force nothing goes"
+        code, out, err = seqkit(capsys, *words, "--force")
+    assert (code, out) == (0, "") and "removed 2 folders of trainings that were killed" in err
+    left = sorted(item.name for item in (runs_dir / "c").iterdir())
+    assert left == ["20261120T101500Z-busy", "20261120T101500Z-mine", "20261120T101500Z-new0", "named"]
+    assert not lone.parent.exists()
+
+
+def test_a_link_that_was_being_moved_is_seqkits_own(capsys: pytest.CaptureFixture[str], runs_dir: Path) -> None:
+    run = runs_dir / "b" / "day9"
+    (run / ".best-0a1b.tmp").symlink_to("checkpoints/step-00000010")
+    (run / ".run.json.seqkit-0a1b2c3d.tmp").touch()
+    code, out, _ = seqkit(capsys, "runs", "prune", "--runs-dir", runs_dir, "--status", "dead", "--force")
+    assert (code, out) == (0, f"{run}\n") and not run.exists()

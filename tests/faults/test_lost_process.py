@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from commandline import PATIENCE_S, REAL, Forked, ForkServer, Tiny, clean_environment, wait_until
-from two_processes import child_of, is_alive, kill, metrics_of, record_of, start_pair
+from free_ports import reserve_port
+from two_processes import child_of, is_alive, kill, meeting_at, metrics_of, record_of, start_pair
 
 from seqkit.runs.checkpoint import read_checkpoint
 from seqkit.training.processes import loopback_interface
@@ -82,8 +82,9 @@ def test_a_follower_says_through_the_leader_what_is_wrong_with_it(
 ) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file, where a cache should be")
+    port = reserve_port()
     leader, follower = (
-        start_one(fork_server, tiny, tmp_path, rank, "--cache-dir", cache)
+        start_one(fork_server, tiny, tmp_path, port, rank, "--cache-dir", cache)
         for rank, cache in enumerate([tiny.cache, blocked])
     )
     done, other = leader.wait(), follower.wait()
@@ -92,14 +93,11 @@ def test_a_follower_says_through_the_leader_what_is_wrong_with_it(
     assert not (tmp_path / "run").exists(), "a run that never began leaves nothing"
 
 
-def start_one(fork_server: ForkServer, tiny: Tiny, folder: Path, rank: int, *more: object) -> Forked:
+def start_one(
+    fork_server: ForkServer, tiny: Tiny, folder: Path, port: int, rank: int, *more: object, run: str = "run"
+) -> Forked:
     """One of two processes that need not be alike."""
-    # Any free port, the same for both.
-    port = 20000 + os.getpid() % 20000
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
-    return fork_server.start(
-        *words(tiny, "run", *more), folder=folder, env={**env, "GLOO_SOCKET_IFNAME": loopback_interface()}
-    )
+    return fork_server.start(*words(tiny, run, *more), folder=folder, env={**meeting_at(port), "RANK": str(rank)})
 
 
 @needs_proc

@@ -59,6 +59,8 @@ def test_the_place_that_torchrun_tells(torchrun: Callable[..., None]) -> None:
         ({"RANK": "one", "WORLD_SIZE": 2}, "RANK is 'one', not a number"),
         ({"RANK": 2, "WORLD_SIZE": 2}, "RANK 2 of WORLD_SIZE 2"),
         ({"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4}, "LOCAL_RANK 0 of LOCAL_WORLD_SIZE 4"),
+        ({"RANK": 1, "WORLD_SIZE": 2, "MASTER_PORT": "http"}, "MASTER_PORT is 'http', not a number"),
+        ({"RANK": 1, "WORLD_SIZE": 2, "MASTER_PORT": 70000}, "MASTER_PORT 70000, which is no port"),
     ],
 )
 def test_places_that_cannot_be(torchrun: Callable[..., None], values: dict[str, object], what: str) -> None:
