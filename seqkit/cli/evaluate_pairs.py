@@ -93,7 +93,8 @@ def _report(
     from seqkit.tasks.seq2seq import pair_scores
 
     tokenizers = {"src": loaded.src.tokenizer, "tgt": loaded.tgt.tokenizer}
-    store = prepare_pair_split(text, tokenizers, cache_dir)  # type: ignore[arg-type]
+    num_workers = loaded.recipe.data.workers
+    store = prepare_pair_split(text, tokenizers, cache_dir, num_workers=num_workers)  # type: ignore[arg-type]
     longer_P = np.maximum(store.src.lengths(), store.tgt.lengths())
     if longer_P.max() > (most := _most_tokens(loaded)):
         first = int(np.argmax(longer_P > most))

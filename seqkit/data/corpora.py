@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from seqkit.data.chunks import ProgressCallback
 from seqkit.data.mixing import Mixture, mix
 from seqkit.data.readers import TextSource, open_source
 from seqkit.data.sharded_ids import TokenIds, joined, token_counts
-from seqkit.data.store import TokenStore, cannot_write, prepare_stretch, stretches_key
-from seqkit.data.store_building import ProgressCallback
+from seqkit.data.store import TokenStore, prepare_stretch, stretches_key
+from seqkit.data.store_folder import cannot_write
 from seqkit.data.stretches import Stretch
 from seqkit.errors import CheckpointError, DataError, MissingDataError
 from seqkit.recipe import schema, tokenizer_schema

@@ -17,7 +17,7 @@ import numpy as np
 
 from seqkit.data.ahead import MadeAhead
 from seqkit.data.batching import BatchOrder, LmBatch
-from seqkit.data.store import cannot_write
+from seqkit.data.store_folder import cannot_write
 from seqkit.data.stretches import Stretch
 from seqkit.errors import DataError
 from seqkit.tokenizers.base import TokenArray, whole_tokens

@@ -17,6 +17,7 @@ from seqkit.data.shuffling import Places, Rounds
 
 _ROUNDS_STREAM = 3
 """Sets these draws apart from what else of a run is drawn from its seed."""
+_SLOTS_AT_ONCE = 1 << 20
 
 Shares = npt.NDArray[np.float64]
 
@@ -109,6 +110,10 @@ class MixedItems:
 
     def numbers(self, epoch: int) -> Places:
         """All items of an epoch, corpus after corpus; those of all corpora are numbered through."""
-        corpora_N, _, items_N = self.at(epoch, np.arange(self.num_items))
-        numbers_N: Places = self._firsts_C[corpora_N] + items_N
+        numbers_N = np.empty(self.num_items, dtype=np.int64)
+        # Block by block, since looking them up takes several times the memory of the result.
+        for first in range(0, self.num_items, _SLOTS_AT_ONCE):
+            slots_N = np.arange(first, min(first + _SLOTS_AT_ONCE, self.num_items))
+            corpora_N, _, items_N = self.at(epoch, slots_N)
+            numbers_N[slots_N] = self._firsts_C[corpora_N] + items_N
         return numbers_N

@@ -22,6 +22,29 @@ _SORTED_TOGETHER = 64
 """Batches' worth of pairs that are sorted by length together: large enough for little padding, small enough that
 batches differ from epoch to epoch."""
 
+_Numbers = npt.NDArray[np.signedinteger[Any]]
+"""Lengths, or numbers of pairs, in as few bytes as hold them: there may be a hundred million pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """The batches of an epoch."""
+
+    epoch: int
+    sentences: Sentences
+    order_P: _Numbers
+    """The pairs, those of a batch beside each other."""
+    bounds: Ids
+    """Shape (batches, 2): where in ``order_P`` each begins and ends."""
+    chosen_P: Ids | None
+    """What the numbers in ``order_P`` stand for; None: for themselves."""
+
+    def batch(self, index: int) -> _Numbers:
+        """The numbers of the pairs of a batch."""
+        first, last = self.bounds[index]
+        numbers_P = self.order_P[first:last]
+        return numbers_P if self.chosen_P is None else self.chosen_P[numbers_P]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
@@ -104,63 +127,66 @@ class BucketBatches:
         self._eos_ids = eos_ids
         self._seed = seed
         self._choose = choose
-        self._planned: tuple[int, Sentences, list[Ids]] | None = None
+        self._planned: _Plan | None = None
 
     def num_batches(self, epoch: int) -> int:
         """Batches of epoch ``epoch`` (0-based)."""
-        return len(self._plan(epoch)[1])
+        return len(self._plan(epoch).bounds)
 
     def batch(self, epoch: int, index: int) -> PairBatch:
         """Batch ``index`` (0-based) of epoch ``epoch`` (0-based)."""
-        sentences, batches = self._plan(epoch)
-        if self._prepare is not None and 2 * (index + 1) >= len(batches):
+        plan = self._plan(epoch)
+        if self._prepare is not None and 2 * (index + 1) >= len(plan.bounds):
             self._prepare(epoch + 1)
-        return pair_batch(sentences, batches[index], bos_id=self._bos_id, eos_ids=self._eos_ids)
+        return pair_batch(plan.sentences, plan.batch(index), bos_id=self._bos_id, eos_ids=self._eos_ids)
 
-    def _plan(self, epoch: int) -> tuple[Sentences, list[Ids]]:
-        if self._planned is None or self._planned[0] != epoch:
+    def _plan(self, epoch: int) -> _Plan:
+        if self._planned is None or self._planned.epoch != epoch:
+            # The old plan goes before the new one comes.
+            self._planned = None
             sentences = self._sentences(epoch)
-            # Plus one for the start or end token.
-            lengths = [side.lengths() + 1 for side in sentences]
-            generator = np.random.default_rng([self._seed, epoch])
-            if self._choose is None:
-                batches = self._cut(lengths, generator)
-            else:
-                chosen_P = self._choose(epoch)
-                batches = [chosen_P[rows] for rows in self._cut([each[chosen_P] for each in lengths], generator)]
-            self._planned = (epoch, sentences, batches)
-        return self._planned[1], self._planned[2]
+            chosen_P = None if self._choose is None else self._choose(epoch)
+            lengths = [side.lengths() if chosen_P is None else side.lengths()[chosen_P] for side in sentences]
+            order_P, bounds = self._cut(lengths[0], lengths[1], np.random.default_rng([self._seed, epoch]))
+            self._planned = _Plan(epoch=epoch, sentences=sentences, order_P=order_P, bounds=bounds, chosen_P=chosen_P)
+        return self._planned
 
-    def _cut(self, lengths: list[Ids], generator: np.random.Generator) -> list[Ids]:
-        """The pairs of each batch, by number."""
-        src_P, tgt_P = lengths
+    def _cut(self, src_P: _Numbers, tgt_P: _Numbers, generator: np.random.Generator) -> tuple[_Numbers, Ids]:
+        """The pairs in order, and between what places in it each batch lies; see ``_Plan``."""
         longer_P = np.maximum(src_P, tgt_P)
-        order_P = generator.permutation(len(longer_P))
+        # For the start or end token.
+        longer_P += 1
+        number_type = np.int32 if len(longer_P) <= np.iinfo(np.int32).max else np.int64
+        order_P: _Numbers = np.arange(len(longer_P), dtype=number_type)
+        generator.shuffle(order_P)
         stretch = _SORTED_TOGETHER * (
             self._batch_size or max(1, int((self._batch_tokens or 0) / max(1.0, float(longer_P.mean()))))
         )
-        batches: list[Ids] = []
+        bounds: list[Ids] = []
         for first in range(0, len(order_P), stretch):
             part_P = order_P[first : first + stretch]
-            sorted_P = part_P[np.lexsort((src_P[part_P], tgt_P[part_P], longer_P[part_P]))]
-            batches += self._cut_sorted(sorted_P, longer_P)
-        return [batches[number] for number in generator.permutation(len(batches))]
+            part_P[:] = part_P[np.lexsort((src_P[part_P], tgt_P[part_P], longer_P[part_P]))]
+            bounds.append(first + self._cut_sorted(longer_P[part_P]))
+        bounds_of_all = np.concatenate(bounds)
+        return order_P, bounds_of_all[generator.permutation(len(bounds_of_all))]
 
-    def _cut_sorted(self, sorted_P: Ids, longer_P: Ids) -> list[Ids]:
+    def _cut_sorted(self, longer_P: _Numbers) -> Ids:
+        """Where each batch of some sorted pairs begins and ends, shape (batches, 2)."""
         if self._batch_size is not None:
-            return [sorted_P[i : i + self._batch_size] for i in range(0, len(sorted_P), self._batch_size)]
+            starts = np.arange(0, len(longer_P), self._batch_size)
+            return np.stack([starts, np.minimum(starts + self._batch_size, len(longer_P))], axis=1)
         assert self._batch_tokens is not None
-        batches = []
-        last = len(sorted_P)
+        bounds = []
+        last = len(longer_P)
         # From the longest down, so that what is left over at the end is a batch of short ones.
         while last > 0:
-            size = max(1, self._batch_tokens // int(longer_P[sorted_P[last - 1]]))
-            batches.append(sorted_P[max(0, last - size) : last])
+            size = max(1, self._batch_tokens // int(longer_P[last - 1]))
+            bounds.append((max(0, last - size), last))
             last -= size
-        return batches
+        return np.array(bounds, dtype=np.int64)
 
 
-def pair_batch(sentences: Sentences, chosen_P: Ids, *, bos_id: int, eos_ids: tuple[int, int]) -> PairBatch:
+def pair_batch(sentences: Sentences, chosen_P: _Numbers, *, bos_id: int, eos_ids: tuple[int, int]) -> PairBatch:
     """The padded batch of some pairs.
 
     Args:

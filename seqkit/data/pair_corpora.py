@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from seqkit.atomic import write_text_atomic
+from seqkit.data.chunks import ProgressCallback
 from seqkit.data.mixing import Mixture, mix
-from seqkit.data.pairs import PairPolicy, PairStore, ParallelText, Side, join_stores, prepare_pairs
+from seqkit.data.pair_store import prepare_pairs
+from seqkit.data.pairs import SIDES, PairPolicy, PairStore, ParallelText, Side, join_stores
 from seqkit.data.readers import TextSource, open_source
-from seqkit.data.store import cannot_write
-from seqkit.data.store_building import ProgressCallback
+from seqkit.data.store_folder import cannot_write
 from seqkit.errors import CheckpointError, DataError, MissingDataError
 from seqkit.recipe.seq2seq_schema import PairData, Seq2SeqRecipe
 from seqkit.recipe.tokenizer_schema import TokenizerConfig
@@ -71,7 +72,8 @@ def prepare_pair_corpora(
     tokenizers = _fit(recipe, train_texts, cache_dir)
     policy = PairPolicy(max_length=data.max_length, over_long=data.over_long, empty=data.empty)
     stores = [
-        prepare_pairs(text, tokenizers, policy, cache_dir=cache_dir, on_progress=on_progress) for text in train_texts
+        prepare_pairs(text, tokenizers, policy, cache_dir=cache_dir, num_workers=data.workers, on_progress=on_progress)
+        for text in train_texts
     ]
     mixture = None
     if data.is_mixture:
@@ -87,15 +89,22 @@ def prepare_pair_corpora(
         train_stores=tuple(stores),
         mixture=mixture,
         valid_text=valid_text,
-        valid=prepare_pairs(valid_text, tokenizers, _KEEP_ALL, cache_dir=cache_dir, on_progress=on_progress),
+        valid=prepare_pair_split(valid_text, tokenizers, cache_dir, num_workers=data.workers, on_progress=on_progress),
     )
 
 
 def prepare_pair_split(
-    text: ParallelText, tokenizers: dict[Side, Tokenizer], cache_dir: Path, on_progress: ProgressCallback | None = None
+    text: ParallelText,
+    tokenizers: dict[Side, Tokenizer],
+    cache_dir: Path,
+    *,
+    num_workers: int | None,
+    on_progress: ProgressCallback | None = None,
 ) -> PairStore:
     """Encode pairs to measure a model on: all but those with an empty side."""
-    return prepare_pairs(text, tokenizers, _KEEP_ALL, cache_dir=cache_dir, on_progress=on_progress)
+    return prepare_pairs(
+        text, tokenizers, _KEEP_ALL, cache_dir=cache_dir, num_workers=num_workers, on_progress=on_progress
+    )
 
 
 def open_pairs(data: PairData, split: Split) -> ParallelText:
@@ -120,29 +129,29 @@ def open_pairs(data: PairData, split: Split) -> ParallelText:
 def _fit(recipe: Seq2SeqRecipe, texts: list[ParallelText], cache_dir: Path) -> dict[Side, Tokenizer]:
     """A tokenizer for each side, or one for both; fitted on all texts of a mixture as they are."""
     if recipe.is_joint:
-        both = _fitted(recipe.tokenizer, [side for text in texts for side in (text.src, text.tgt)], cache_dir)
+        both = _fitted(recipe.tokenizer, [(text, side) for text in texts for side in SIDES], cache_dir)
         return {"src": both, "tgt": both}
     return {
-        "src": _fitted(recipe.tokenizer, [text.src for text in texts], cache_dir),
-        "tgt": _fitted(recipe.target_tokenizer or recipe.tokenizer, [text.tgt for text in texts], cache_dir),
+        "src": _fitted(recipe.tokenizer, [(text, "src") for text in texts], cache_dir),
+        "tgt": _fitted(recipe.target_tokenizer or recipe.tokenizer, [(text, "tgt") for text in texts], cache_dir),
     }
 
 
-def _fitted(config: TokenizerConfig, texts: list[TextSource], cache_dir: Path) -> Tokenizer:
+def _fitted(config: TokenizerConfig, texts: list[tuple[ParallelText, Side]], cache_dir: Path) -> Tokenizer:
     """The tokenizer fitted on some texts, kept in the cache for the next run; or the one that the recipe names."""
     made = made_before(config)
     if made is not None:
         return made
     digest = hashlib.sha256(config.model_dump_json().encode())
-    for text in texts:
-        digest.update(text.measure().sha256.encode())
+    for text, side in texts:
+        digest.update(text.stats[side].sha256.encode())
     path = cache_dir / "tokenizers" / f"{digest.hexdigest()[:32]}.json"
     if path.exists():
         try:
             return load_tokenizer(path)
         except CheckpointError as error:
             logger.warning("fitting the tokenizer again: %s", error)
-    fitted = fit_tokenizer(config, _joined(texts))
+    fitted = fit_tokenizer(config, _joined([text.side(side) for text, side in texts]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(path, fitted.to_json())

@@ -45,35 +45,39 @@ class RedrawnPairs:
             DataError: A text cannot be read any more.
         """
         drawn: dict[Side, list[np.ndarray]] = {side: [] for side in self.dropouts}
-        lengths: dict[Side, list[int]] = {side: [] for side in self.dropouts}
+        lengths: dict[Side, list[np.ndarray]] = {side: [] for side in self.dropouts}
         generators = {
             side: np.random.default_rng(np.random.SeedSequence((self.seed, epoch), spawn_key=(_STREAM, number)))
             for number, side in enumerate(SIDES, 2 * self.number)
         }
-        kept = iter(self.store.line_numbers.tolist())
-        next_kept = next(kept, None)
-        pairs = enumerate(self.text.lines())
+        kept_N = self.store.line_numbers
+        first = num_done = 0
+        pairs = self.text.lines()
         while batch := list(islice(pairs, _LINES_AT_ONCE)):
             if not is_wanted():
                 return None
-            chosen = []
-            for number, pair in batch:
-                if number == next_kept:
-                    chosen.append(pair)
-                    next_kept = next(kept, None)
+            # Not all of them at once as a list, which would take forty bytes a pair.
+            num_before, num_done = num_done, int(np.searchsorted(kept_N, first + len(batch)))
+            chosen = [batch[number - first] for number in kept_N[num_before:num_done].tolist()]
+            first += len(batch)
             for side, dropout in self.dropouts.items():
                 lines = [pair[SIDES.index(side)] for pair in chosen]
                 encoded = dropout.encode_lines(lines, generators[side])
-                lengths[side] += map(len, encoded)
+                lengths[side].append(np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded)))
                 flat = np.fromiter((i for ids in encoded for i in ids), dtype=dropout.tokenizer.dtype)
                 drawn[side].append(flat)
         src, tgt = (
-            SentenceStore(ids=np.concatenate(drawn[side]), offsets=np.cumsum([0, *lengths[side]]))
+            SentenceStore(ids=np.concatenate(drawn[side]), offsets=_offsets(lengths[side]))
             if side in drawn
             else getattr(self.store, side)
             for side in SIDES
         )
         return src, tgt
+
+
+def _offsets(lengths: Sequence[np.ndarray]) -> np.ndarray:
+    """Where sentences of these lengths begin, and the last one ends."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(lengths), dtype=np.int64)])
 
 
 def redrawn_ahead(texts: Sequence[RedrawnPairs], *, num_epochs: float | None) -> MadeAhead[Sentences]:

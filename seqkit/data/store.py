@@ -11,30 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from seqkit.atomic import sync_folder, write_text_atomic
-from seqkit.data.build_folder import build_folder, move_into_place, remove_abandoned, remove_folder
+from seqkit.atomic import write_text_atomic
+from seqkit.data.chunks import ProgressCallback, do_chunks, usual_workers
+from seqkit.data.mapped_ids import ID_TYPES, map_file, map_shards
 from seqkit.data.readers import TextSource, TextStats
-from seqkit.data.sharded_ids import ShardedIds, TokenIds
-from seqkit.data.store_building import (
-    ProgressCallback,
-    encode_chunks,
-    has_records,
-    remove_records,
-    shard_name,
-)
+from seqkit.data.sharded_ids import TokenIds
+from seqkit.data.store_building import encoding_of, shard_name
+from seqkit.data.store_folder import open_or_build
 from seqkit.data.stretches import Stretch
 from seqkit.errors import DataError
-from seqkit.tokenizers.base import TokenArray, Tokenizer
+from seqkit.tokenizers.base import Tokenizer
 
 FORMAT_VERSION = 1
 """Part of every key: a new format leaves the old stores alone."""
@@ -93,9 +85,7 @@ def prepare_store(
 ) -> TokenStore:
     """Open the store of a stretch of text, building it if the cache has none.
 
-    The store is built in a folder beside its place and then renamed, so a reader never meets half of one. Of several
-    processes that want the same one, the first builds and the others wait. If it is killed or interrupted, the next
-    one goes on from the chunks of text that were done; what nobody goes on with is removed after a day.
+    How it is built beside others, and goes on after a kill: see ``store_folder.open_or_build``.
 
     Args:
         source: The text.
@@ -130,51 +120,9 @@ def prepare_stretch(
     on_progress: ProgressCallback | None,
 ) -> TokenStore:
     """``prepare_store`` for a stretch."""
-    folder = cache_dir / "stores"
-    path = folder / stretches_key([stretch], tokenizer.to_json())
-    store = _open(path)
-    if store is not None:
-        return store
-    num_workers = num_workers or len(os.sched_getaffinity(0))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder)
-        with build_folder(path) as building:
-            return _build_or_open(building, path, stretch, tokenizer, num_workers, on_progress)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-
-
-def _build_or_open(
-    building: Path,
-    path: Path,
-    stretch: Stretch,
-    tokenizer: Tokenizer,
-    num_workers: int,
-    on_progress: ProgressCallback | None,
-) -> TokenStore:
-    """Build the store, unless another process did while this one waited for the folder.
-
-    Raises:
-        DataError: The text is at fault; nothing is left behind.
-        OSError: The folder is; nothing is left behind.
-    """
-    keeps_chunks = False
-    try:
-        store = _open(path, warns=False)
-        if store is not None:
-            return store
-        _build(building, stretch, tokenizer, num_workers, on_progress)
-        return _move_into_place(building, path)
-    except (DataError, OSError):
-        raise
-    except BaseException:
-        # A signal, or a process that died: the next build goes on from here.
-        keeps_chunks = has_records(building)
-        raise
-    finally:
-        if not keeps_chunks:
-            remove_folder(building)
+    path = cache_dir / "stores" / stretches_key([stretch], tokenizer.to_json())
+    num_workers = num_workers or usual_workers()
+    return open_or_build(path, _open, lambda building: _build(building, stretch, tokenizer, num_workers, on_progress))
 
 
 def _build(
@@ -190,7 +138,8 @@ def _build(
         DataError: The text is at fault.
         OSError: The folder is: readers turn theirs into DataError.
     """
-    records = encode_chunks(building, stretch, tokenizer, num_workers=num_workers, on_progress=on_progress)
+    work = encoding_of(building, stretch, tokenizer)
+    records = do_chunks(building, work, num_workers=num_workers, on_progress=on_progress)
     if sum(record.num_chars for record in records) != stretch.end - stretch.start:
         raise DataError("changed while it was being read", path=stretch.source.name, hint="start again")
     shards = [record.shard_tokens for record in records]
@@ -213,25 +162,9 @@ def _build(
     # Stores of one file say nothing of shards, as they did before there were any.
     fields = {key: value for key, value in asdict(meta).items() if value is not None}
     write_text_atomic(building / _META, json.dumps(fields, indent=None if meta.shards else 1) + "\n")
-    remove_records(building)
 
 
-def _move_into_place(building: Path, path: Path) -> TokenStore:
-    """Rename a finished folder to ``path``, unless another process was first; open what is there."""
-    while True:
-        try:
-            move_into_place(building, path)
-            sync_folder(path.parent)
-        except OSError:
-            if not path.exists():
-                raise
-        store = _open(path)
-        if store is not None:
-            return store
-        remove_folder(path)
-
-
-def _open(path: Path, *, warns: bool = True) -> TokenStore | None:
+def _open(path: Path, *, warns: bool) -> TokenStore | None:
     """Map the store at ``path``; None if there is none or it is damaged."""
     try:
         meta = _Meta(**json.loads((path / _META).read_bytes()))
@@ -258,28 +191,8 @@ def _open(path: Path, *, warns: bool = True) -> TokenStore | None:
 def _map_ids(path: Path, meta: _Meta) -> TokenIds:
     """The ids of a store, in one file or in several."""
     if meta.shards is None:
-        return _map_file(path / _IDS, meta.dtype, meta.num_tokens)
-    return ShardedIds(
-        [
-            _map_file(path / shard_name(chunk, number), meta.dtype, num_tokens)
-            for chunk, of_chunk in enumerate(meta.shards)
-            for number, num_tokens in enumerate(of_chunk)
-        ]
-    )
-
-
-def _map_file(path: Path, dtype_name: str, num_tokens: int) -> TokenArray:
-    """Map one file of ids.
-
-    Raises:
-        ValueError: It has another size.
-    """
-    dtype = np.dtype(dtype_name)
-    size = path.stat().st_size
-    if size != num_tokens * dtype.itemsize:
-        raise ValueError(f"{path.name} has {size:,} bytes, not {num_tokens * dtype.itemsize:,}")
-    ids: np.memmap[Any, np.dtype[Any]] = np.memmap(path, dtype=dtype, mode="r", shape=(num_tokens,))
-    return ids
+        return map_file(path / _IDS, meta.dtype, meta.num_tokens)
+    return map_shards(path, meta.shards, meta.dtype)
 
 
 def _check(meta: _Meta) -> None:
@@ -290,7 +203,7 @@ def _check(meta: _Meta) -> None:
         raise ValueError(f"{_META} holds a wrong count")
     if meta.shards is not None and (sum(counts) != meta.num_tokens or not all(counts)):
         raise ValueError(f"{_META} holds a wrong count")
-    if meta.dtype not in ("uint8", "uint16", "uint32") or not isinstance(meta.sha256, str):
+    if meta.dtype not in ID_TYPES or not isinstance(meta.sha256, str):
         raise ValueError(f"{_META} holds a wrong type")
     if meta.format_version != FORMAT_VERSION or meta.byte_order != sys.byteorder:
         raise ValueError(f"{_META} is of another format")
@@ -301,12 +214,3 @@ def stretches_key(stretches: Sequence[Stretch], made_with: str) -> str:
     places = [[stretch.stats.sha256, stretch.start, stretch.end] for stretch in stretches]
     parts = [FORMAT_VERSION, sys.byteorder, *chain.from_iterable(places), made_with]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def cannot_write(path: Path, error: OSError) -> DataError:
-    """The error for a cache that takes no more."""
-    return DataError(
-        f"cannot write the cache: {error.strerror or error}",
-        path=path,
-        hint="free some space, or name another folder with SEQKIT_CACHE_DIR",
-    )

@@ -56,6 +56,9 @@ class PairData(Config):
     """What to do with longer training pairs: leave them out and say how many, or stop and name the line."""
     empty: Literal["drop", "refuse"] = "refuse"
     """What to do with training pairs of which one side is empty. Pairs of two empty lines are always left out."""
+    workers: PositiveInt | None = None
+    """Processes that encode a text of more than some 64 MiB a side; null: one a core this process may use. The result
+    is the same with any number."""
 
     @property
     def is_mixture(self) -> bool:

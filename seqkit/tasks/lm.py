@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from seqkit.data.batching import BatchOrder, ColumnBatches, FullBatches, LmBatch, StrideBatches, WindowBatches
+from seqkit.data.chunks import ProgressCallback
 from seqkit.data.corpora import LmCorpora, prepare_text_corpora
 from seqkit.data.epochs import ReencodedBatches, ReencodedText
 from seqkit.data.mixed_batches import MixedStrideBatches, MixedWindowBatches
 from seqkit.data.mixing import Mixture
 from seqkit.data.sharded_ids import TokenIds
 from seqkit.data.store import TokenStore
-from seqkit.data.store_building import ProgressCallback
 from seqkit.decoding.sampling import SamplingRule, generate, row_generators
 from seqkit.decoding.scoring import ScoreSum, score_stream, score_windows
 from seqkit.errors import DataError

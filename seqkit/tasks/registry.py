@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqkit.data.store_building import ProgressCallback
+from seqkit.data.chunks import ProgressCallback
 from seqkit.recipe.recipe_types import Recipe
 from seqkit.recipe.schema import LmRecipe
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.data.ahead import MadeAhead
+from seqkit.data.chunks import ProgressCallback
 from seqkit.data.mixing import MixedItems
 from seqkit.data.pair_batching import BucketBatches, PairBatch, Sentences, pair_batch, twice
 from seqkit.data.pair_corpora import PairCorpora, describe_left_out, prepare_pair_corpora
 from seqkit.data.pair_epochs import RedrawnPairs, redrawn_ahead
 from seqkit.data.pairs import PairStore, SentenceStore, Side
-from seqkit.data.store_building import ProgressCallback
 from seqkit.errors import DataError
 from seqkit.metrics.translation import Bleu, TranslationMetric, score_corpus
 from seqkit.models.build import build_seq2seq

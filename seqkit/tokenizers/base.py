@@ -82,6 +82,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def line_end_id(self) -> int | None:
+        """The token that every line end becomes, and nothing else; None if there is none."""
+        ...
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest of uint8, uint16 and uint32 that holds every id."""
         ...
@@ -215,3 +220,26 @@ def encode_blocks(tokenizer: Tokenizer, blocks: Iterable[str]) -> Iterator[Token
     """
     for text in whole_tokens(blocks, tokenizer.last_boundary):
         yield tokenizer.encode_array(text)
+
+
+def encode_lines(tokenizer: Tokenizer, lines: Sequence[str]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+    """Encode lines, all at once where line ends have a token: some times as fast as one by one.
+
+    Args:
+        tokenizer: What to encode with.
+        lines: At least one; without line ends.
+
+    Returns:
+        The ids of all lines, one after the other, without line ends; and the number of tokens of each line.
+
+    Raises:
+        DataError: As ``Tokenizer.encode``.
+    """
+    if tokenizer.line_end_id is None:
+        rows = [tokenizer.encode_array(line) for line in lines]
+        return np.concatenate(rows), np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    ids = tokenizer.encode_array("\n".join([*lines, ""]))
+    is_end = ids == tokenizer.line_end_id
+    lengths = np.diff(np.flatnonzero(is_end), prepend=-1) - 1
+    assert len(lengths) == len(lines), "nothing but a line end is its token"
+    return ids[~is_end], lengths

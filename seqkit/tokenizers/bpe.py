@@ -113,6 +113,7 @@ class BpeTokenizer:
         self.pad_id, self.bos_id, self.eos_id = (self.id_of_piece[piece] for piece in (PAD, BOS, EOS))
         self.unk_id = None if unseen == "bytes" else self.id_of_piece[UNK]
         self.start_id = self.eos_id
+        self.line_end_id: int | None = self.eos_id
         self.byte_ids = tuple(self.id_of_piece[piece] for piece in BYTE_PIECES) if unseen == "bytes" else ()
         self.speller = WordSpeller(
             self.id_of_piece,

@@ -35,6 +35,7 @@ class ByteTokenizer:
     vocab_size: ClassVar[int] = 256
     start_id: ClassVar[int] = ord("\n")
     unk_id: ClassVar[int | None] = None
+    line_end_id: ClassVar[int | None] = ord("\n")
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
     @classmethod

@@ -78,6 +78,7 @@ class CharTokenizer:
         self.vocab_size = len(characters) + extra
         self.unk_id = len(characters) if unseen == "unk" else None
         newline = characters.find("\n")
+        self.line_end_id = newline if newline >= 0 else None
         self.start_id = newline if newline >= 0 else len(characters) if unseen == "bytes" else 0
         self.dtype = smallest_dtype(self.vocab_size)
         # The id just past the characters marks what is unseen: a digit no character maps to, <unk>, or no id.

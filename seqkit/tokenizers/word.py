@@ -61,6 +61,7 @@ class WordTokenizer:
     line_based: ClassVar[bool] = True
     start_id: ClassVar[int] = _EOS_ID
     unk_id: ClassVar[int | None] = _UNK_ID
+    line_end_id: ClassVar[int | None] = _EOS_ID
 
     def __init__(self, words: Sequence[str], *, lowercase: bool = False) -> None:
         _check_words(words)

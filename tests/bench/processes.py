@@ -46,7 +46,7 @@ def run_and_weigh(
         process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, cwd=REPOSITORY)
         peak = 0.0
         while True:
-            peak = max(peak, sum(map(_pss_megabytes, _family(process.pid))))
+            peak = max(peak, family_megabytes(process.pid))
             try:
                 # Not a sleep: the end of the process is the end of the time.
                 process.wait(every)
@@ -80,13 +80,18 @@ def train_model(recipe: str, folder: Path, *overrides: str) -> Path:
     return Path(run_seqkit_json([*words, *changes])["run_dir"])
 
 
-def _family(pid: int) -> list[int]:
+def family_of(pid: int) -> list[int]:
     """A process and all its descendants."""
     try:
         tasks = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
         return []
-    return [pid, *(one for task in tasks for child in task.split() for one in _family(int(child)))]
+    return [pid, *(one for task in tasks for child in task.split() for one in family_of(int(child)))]
+
+
+def family_megabytes(pid: int) -> float:
+    """Memory in MB that a process and its descendants take together: the sum of their proportional shares (PSS)."""
+    return sum(map(_pss_megabytes, family_of(pid)))
 
 
 def _pss_megabytes(pid: int) -> float:
@@ -97,12 +102,13 @@ def _pss_megabytes(pid: int) -> float:
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:")), 0.0)
 
 
-_CALL = """\
+CALL = """\
 import importlib, json, sys
 module, function, *arguments = sys.argv[1:]
 result = getattr(importlib.import_module(module), function)(*arguments)
 print("\\n" + json.dumps(result))
 """
+"""A program that calls a function, named by module and name, with texts, and prints the dictionary that it returns."""
 
 
 def call_in_new_process(module: str, function: str, *arguments: str) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def call_in_new_process(module: str, function: str, *arguments: str) -> dict[str
         function: Its name.
         *arguments: Texts to call it with.
     """
-    command = [sys.executable, "-c", _CALL, module, function, *arguments]
+    command = [sys.executable, "-c", CALL, module, function, *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .large_store import measure_large, report_large
 from .processes import call_in_new_process, peak_megabytes
 from .sides import (
     SEQKIT_VERSION,
@@ -95,7 +96,7 @@ def time_building(text: str, cache: str, kind: str, num_workers: str) -> dict[st
     times = [time.perf_counter()]
     stats = source.measure()
     times.append(time.perf_counter())
-    tokenizer = fit_tokenizer(_tokenizer_config(kind), source.blocks())
+    tokenizer = fit_tokenizer(tokenizer_config(kind), source.blocks())
     times.append(time.perf_counter())
     store = prepare_store(source, tokenizer, cache_dir=Path(cache), stats=stats, num_workers=1)
     times.append(time.perf_counter())
@@ -116,10 +117,18 @@ def time_building(text: str, cache: str, kind: str, num_workers: str) -> dict[st
     }
 
 
-def _tokenizer_config(kind: str) -> TokenizerConfig:
-    from seqkit.recipe.tokenizer_schema import BpeTokenizer, CharTokenizer
+def tokenizer_config(kind: str) -> TokenizerConfig:
+    """How the benchmark fits each kind of tokenizer."""
+    from seqkit.recipe.tokenizer_schema import BpeTokenizer, ByteTokenizer, CharTokenizer, WordTokenizer
 
-    return BpeTokenizer(type="bpe", vocab_size=8000) if kind == "bpe" else CharTokenizer(type="char")
+    match kind:
+        case "bpe":
+            return BpeTokenizer(type="bpe", vocab_size=8000)
+        case "byte":
+            return ByteTokenizer(type="byte")
+        case "word":
+            return WordTokenizer(type="word")
+    return CharTokenizer(type="char")
 
 
 def time_corpora(text: str, cache: str, kind: str, num_workers: str) -> dict[str, float]:
@@ -128,7 +137,7 @@ def time_corpora(text: str, cache: str, kind: str, num_workers: str) -> dict[str
     from seqkit.recipe.schema import TextData
 
     began = time.perf_counter()
-    prepare_text_corpora(TextData(train=text, workers=int(num_workers)), _tokenizer_config(kind), Path(cache))
+    prepare_text_corpora(TextData(train=text, workers=int(num_workers)), tokenizer_config(kind), Path(cache))
     return {"together": time.perf_counter() - began, **_peaks()}
 
 
@@ -191,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.store", description=__doc__.split("\n\n")[0])
     parser.add_argument("--mb", type=float, default=1000.0, help="size of the text (%(default)s)")
     parser.add_argument("--ascii", action="store_true", help="leave out words with other characters")
-    parser.add_argument("--tokenizer", choices=["char", "bpe"], default="char", help="(%(default)s)")
+    parser.add_argument("--tokenizer", choices=["char", "byte", "word", "bpe"], default="char", help="(%(default)s)")
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that encode (%(default)s)"
     )
@@ -199,8 +208,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="of that training (%(default)s)")
     parser.add_argument("--threads", type=int, help="for its arithmetic (one a core)")
     parser.add_argument("--dir", type=Path, help="where to keep the text meanwhile; needs about three times --mb")
+    parser.add_argument(
+        "--gigabytes",
+        type=float,
+        help="instead: build from so much, kill the builder on the way, go on (needs about twice that in --dir)",
+    )
+    parser.add_argument("--pairs", action="store_true", help="with --gigabytes: sentence pairs, half of it each side")
     add_json_option(parser)
     options = parser.parse_args()
+    if options.pairs and options.gigabytes is None:
+        parser.error("--pairs goes with --gigabytes")
+    if options.gigabytes is not None:
+        facts = measure_large(
+            options.gigabytes,
+            tokenizer=options.tokenizer,
+            num_workers=options.workers,
+            folder=options.dir,
+            is_pairs=options.pairs,
+        )
+        settings = {name: getattr(options, name) for name in ("gigabytes", "pairs", "tokenizer", "workers")}
+        report_large(facts, settings=settings, json_path=options.json)
+        return
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-", dir=options.dir) as name:
         work = Path(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tiny_pairs import pairs_recipe, write_tiny_pairs
 from tiny_runs import run_training, tiny_recipe
 
 from seqkit.data import batching, pair_batching, readers, shuffling
+from seqkit.errors import InterruptedRunError
 from seqkit.recipe.recipe_types import Recipe
 
 NUM_STEPS = 18
@@ -51,52 +53,70 @@ def lm_recipe(folder: Path, bptt: str, *, mixed: bool) -> Recipe:
     )
 
 
-def pair_recipe(folder: Path, *, dropout: float) -> Recipe:
+def pair_recipe(folder: Path, *, mixed: bool, dropout: float) -> Recipe:
     write_tiny_pairs(folder)
     text = {"src": str(folder / "tiny.src"), "tgt": str(folder / "tiny.tgt")}
+    data: dict[str, Any] = {"train": text, "valid": text, "workers": 2}
+    if mixed:
+        data |= {"train": [text, {**text, "weight": 0.5}], "mix_temperature": 3.0}
     return pairs_recipe(
         folder,
         model={"dropout": 0.3},
         train=TRAIN,
-        data={"train": [text, {**text, "weight": 0.5}], "valid": text, "mix_temperature": 3.0},
+        data=data,
         tokenizer={"type": "bpe", "num_merges": 9, "dropout": dropout},
     )
 
 
-@pytest.mark.parametrize(
-    "kind", ["sharded columns", "sharded stride", "mixed windows", "mixed stride", "mixed pairs", "mixed redrawn pairs"]
-)
+def make_recipe(kind: str, folder: Path) -> Recipe:
+    match kind:
+        case "sharded columns":
+            return lm_recipe(folder, "truncated", mixed=False)
+        case "sharded stride":
+            return lm_recipe(folder, "stride", mixed=False)
+        case "mixed windows":
+            return lm_recipe(folder, "windows", mixed=True)
+        case "mixed stride":
+            return lm_recipe(folder, "stride", mixed=True)
+    return pair_recipe(folder, mixed="mixed" in kind, dropout=0.4 if "redrawn" in kind else 0.0)
+
+
+KINDS = ["sharded columns", "sharded stride", "mixed windows", "mixed stride"]
+KINDS += ["sharded pairs", "mixed pairs", "sharded redrawn pairs", "mixed redrawn pairs"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_meets_the_same_batches(kind: str, tmp_path: Path) -> None:
-    recipes: dict[str, Recipe] = {
-        "sharded columns": lm_recipe(tmp_path, "truncated", mixed=False),
-        "sharded stride": lm_recipe(tmp_path, "stride", mixed=False),
-        "mixed windows": lm_recipe(tmp_path, "windows", mixed=True),
-        "mixed stride": lm_recipe(tmp_path, "stride", mixed=True),
-        "mixed pairs": pair_recipe(tmp_path, dropout=0.0),
-        "mixed redrawn pairs": pair_recipe(tmp_path, dropout=0.4),
-    }
-    whole, _ = run_training(recipes[kind], tmp_path / "whole")
+    recipe = make_recipe(kind, tmp_path)
+    whole, _ = run_training(recipe, tmp_path / "whole")
     assert whole.progress.epoch >= 1
-    stop_and_resume(recipes[kind], tmp_path / "parts", 1, 7, 8, 13)
+    stores = "pairs" if "pairs" in kind else "stores"
+    assert list((tmp_path / "cache" / stores).glob("*/*.00001.0.bin"))
+    stop_and_resume(recipe, tmp_path / "parts", 1, 7, 8, 13)
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_the_number_of_processes_changes_no_bit(tmp_path: Path) -> None:
-    recipe = lm_recipe(tmp_path, "truncated", mixed=False)
-    folders = []
-    for number, workers in enumerate([1, 3]):
-        folders.append(tmp_path / str(number) / "run")
-        folders[-1].parent.mkdir()
-        data = recipe.data.model_copy(update={"workers": workers})
-        run_training(recipe.model_copy(update={"data": data}), folders[-1])
-    weights = [(folder / "last" / "model.safetensors").read_bytes() for folder in folders]
-    assert weights[0] == weights[1]
+def with_workers(recipe: Recipe, num_workers: int) -> Recipe:
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"workers": num_workers})})
+
+
+@pytest.mark.parametrize("kind", ["sharded columns", "mixed stride", "sharded pairs", "mixed pairs"])
+def test_a_run_goes_on_where_nothing_is_cached_with_any_number_of_processes(kind: str, tmp_path: Path) -> None:
+    recipe = make_recipe(kind, tmp_path)
+    run_training(recipe, tmp_path / "whole")
+    run_dir = tmp_path / "elsewhere" / "run"
+    run_dir.parent.mkdir()
+    with pytest.raises(InterruptedRunError):
+        run_training(with_workers(recipe, 1), run_dir, stop_at=7)
+    shutil.rmtree(run_dir.parent / "cache")
+    run_training(with_workers(recipe, 3), run_dir, resume=True)
+    assert_same_runs(run_dir, tmp_path / "whole")
 
 
 def test_pairs_made_ahead_by_a_thread_are_those_made_when_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = pair_recipe(tmp_path, dropout=0.4)
+    recipe = pair_recipe(tmp_path, mixed=True, dropout=0.4)
     run_training(recipe, tmp_path / "ahead")
     calls: list[int] = []
     plain = pair_batching.BucketBatches.batch

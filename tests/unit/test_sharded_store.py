@@ -400,7 +400,7 @@ def test_what_is_being_built_is_not_abandoned(tmp_path: Path) -> None:
 def test_a_mark_in_the_middle_of_a_file(path: Path) -> None:
     source = open_source(str(path))
     marks = source.measure().marks
-    assert marks[0] == Mark(position=0, part=0, offset=0) and len(marks) > 5
+    assert marks[0] == Mark(position=0, part=0, offset=0, line=0) and len(marks) > 5
     for mark in marks:
         assert len(TEXT[: mark.position].encode()) == mark.offset
     assert "".join(TextFile(path).blocks(marks[3].offset)) == TEXT[marks[3].position :]
