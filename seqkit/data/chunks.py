@@ -111,7 +111,10 @@ def do_chunks(
             f"{seconds:,.0f}",
             f"{rate / 1e6:,.1f}",
             min(num_workers, len(todo)),
-            extra={"event": "encoded", "fields": {"num_bytes": num_bytes, "bytes_per_second": rate}},
+            extra={
+                "event": "encoded",
+                "fields": {"num_bytes": num_bytes, "num_bytes_before": num_before, "bytes_per_second": rate},
+            },
         )
     return [done[number] for number in range(work.num_chunks)]
 

@@ -33,8 +33,8 @@ def build(cache: str, kind: str, num_workers: str, *texts: str) -> dict[str, Any
     """Build a token store from a text, or a pair store from two, in this process.
 
     Returns:
-        Bytes that were encoded now, and how many a second; seconds of the pass that counts and hashes; shards and
-        tokens of the store.
+        Bytes that are encoded, how many of them were before, and how many a second now; seconds of the pass that
+        counts and hashes; shards and tokens of the store.
     """
     from seqkit.data.builtin import builtin_text
     from seqkit.data.pair_store import prepare_pairs
@@ -133,11 +133,12 @@ def measure_large(
         note(f"killed with {num_done / 1e6:,.0f} MB done; going on")
         facts, peak = _to_the_end(words)
         peaks.append(peak)
-        if facts["num_bytes"] + num_done != size:
-            raise SystemExit(f"{num_done:,} bytes were done and {facts['num_bytes']:,} encoded, of {size:,}")
+        if (facts["num_bytes_before"], facts["num_bytes"]) != (num_done, size):
+            found = f"{facts['num_bytes_before']:,} of {facts['num_bytes']:,}"
+            raise SystemExit(f"{num_done:,} of {size:,} bytes were done, but the builder went on from {found}")
         if is_pairs and not facts["num_pairs"] == facts["num_lines"] == count_lines(texts[0]):
             raise SystemExit("some pairs are missing")
-        return {**facts, "size": size, "num_bytes_before": num_done, "peak_mb": max(peaks)}
+        return {**facts, "peak_mb": max(peaks)}
 
 
 def _start(words: list[str]) -> subprocess.Popen[str]:
@@ -186,15 +187,15 @@ def _records(cache: Path) -> Iterator[dict[str, Any]]:
 
 def report_large(facts: dict[str, Any], *, settings: dict[str, Any], json_path: Path | None) -> None:
     """Print what was measured, and write it down."""
-    how = f"{settings['tokenizer']} tokenizer, {settings['workers']} processes, {facts['size'] / 1e9:.3g} GB"
-    megabytes = facts["size"] / 1e6
+    how = f"{settings['tokenizer']} tokenizer, {settings['workers']} processes, {facts['num_bytes'] / 1e9:.3g} GB"
+    megabytes = facts["num_bytes"] / 1e6
     print_environment()
     rows = [
         ["encode and write, MB/s", show(facts["bytes_per_second"] / 1e6)],
         ["count and hash, MB/s", show(megabytes / facts["measure"])],
         ["peak memory of builder and workers, MB", show(facts["peak_mb"])],
         ["done when it was killed, MB", show(facts["num_bytes_before"] / 1e6)],
-        ["encoded by the one that went on, MB", show(facts["num_bytes"] / 1e6)],
+        ["encoded by the one that went on, MB", show(megabytes - facts["num_bytes_before"] / 1e6)],
         ["shards", f"{facts['num_shards']:,}"],
         ["tokens", f"{facts['num_tokens']:,}"],
     ]

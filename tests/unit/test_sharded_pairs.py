@@ -258,8 +258,9 @@ def counted_chunks(monkeypatch: pytest.MonkeyPatch, *, stop_at: int | None = Non
 
 
 def test_an_interrupted_build_goes_on(
-    text: ParallelText, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    text: ParallelText, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     build(text, tmp_path / "other")
     with monkeypatch.context() as patched:
         begun = counted_chunks(patched, stop_at=4)
@@ -273,6 +274,9 @@ def test_an_interrupted_build_goes_on(
     build(text, cache, num_workers=1)
     assert begun[:2] == [1, 3] and begun == sorted(begun)
     assert content(cache) == content(tmp_path / "other")
+    (alone, rest) = (vars(record)["fields"] for record in caplog.records if vars(record).get("event") == "encoded")
+    assert alone["num_bytes"] == rest["num_bytes"] == len((SRC + TGT + "\n").encode())
+    assert alone["num_bytes_before"] == 0 < rest["num_bytes_before"] < rest["num_bytes"] / 2
 
 
 def test_who_is_killed_before_the_last_rename_encodes_nothing_again(
