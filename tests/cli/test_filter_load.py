@@ -167,7 +167,9 @@ def hold_up(filters: PipedFilters, blocks: Iterable[bytes], num_bytes: float) ->
 
 
 @needs_proc
-@pytest.mark.parametrize("name", MEGABYTES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if "one by one in" in name else name for name in MEGABYTES]
+)
 def test_a_slow_reader_holds_the_producer_up_and_loses_nothing(
     start: Start, bpe_examples: Path, tiny_pairs: TinyPairs, name: str
 ) -> None:
