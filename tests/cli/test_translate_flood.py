@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commandline import Forked, ForkServer, InProcess, wait_until
+from conftest import Tally
 from tiny_pairs import TinyPairs, tiny_sentences
 
 NUM_LINES = 100_000
@@ -29,7 +30,12 @@ def resident_kilobytes(process: Forked) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [("--beam", "1"), ("--beam", "2", "--json", "--alignments", "hard")], ids=" ".join)
 def test_a_hundred_thousand_lines(
-    seqkit: InProcess, tiny_pairs: TinyPairs, fork_server: ForkServer, tmp_path: Path, words: tuple[str, ...]
+    seqkit: InProcess,
+    tiny_pairs: TinyPairs,
+    fork_server: ForkServer,
+    tmp_path: Path,
+    tally: Tally,
+    words: tuple[str, ...],
 ) -> None:
     options = ("translate", "-q", "--model", tiny_pairs.run, "--max-length", 8, *words)
     distinct = [*tiny_sentences(200, seed=5), *ODD]
@@ -56,6 +62,7 @@ def test_a_hundred_thousand_lines(
     assert len(told) == NUM_LINES
     wrong = [number for number, (line, one) in enumerate(zip(lines, told, strict=True), 1) if one != expected[line]]
     assert not wrong, f"{len(wrong):,} lines, the first of them {wrong[:5]}"
+    tally("lines through translate, each with its own translation", NUM_LINES)
 
 
 def answer(line: str) -> str:

@@ -114,6 +114,8 @@ def test_output_files(
         assert out.read_bytes() in (b"old", complete)
         if not is_killed:
             assert out.read_bytes() == complete
+            # What those that were killed have left, this one has removed.
+            assert not list(tmp_path.glob(".*"))
             break
         call += stride
     assert call > least
@@ -132,6 +134,7 @@ def test_average_replaces_a_model_at_one_moment(
         assert model.facts["task"] == "lm"
         call += stride
     assert read_checkpoint(tmp_path / "averaged").facts["is_averaged"] is True and call > least
+    assert not list(tmp_path.glob(".*"))
     tally("kills -9 of commands that write a file", call // stride)
 
 
@@ -155,6 +158,7 @@ def test_fetching(server: Server, tmp_path: Path, tally: Tally, stride: int, lea
             assert (folder / "toy" / file.file).read_bytes() == CONTENT
         (result,) = fetch_files([file], folder, patience=HASTY)
         assert result.path.read_bytes() == CONTENT and visible(folder) == [file.file]
+        assert not [*folder.rglob(".*.tmp"), *folder.rglob(".*.part")]
         call += stride * is_killed
     assert call > least
     tally("kills -9 of downloads", call // stride)

@@ -94,7 +94,13 @@ def test_a_port_that_another_program_listens_on(tiny: Tiny, fork_server: ForkSer
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"HTTP/1.0 400 Bad Request\r\n\r\n" * 9, None], ids=["hangs-up", "http", "mute"]
+    "answer",
+    [
+        None,
+        pytest.param(b"", marks=pytest.mark.slow),
+        pytest.param(b"HTTP/1.0 400 Bad Request\r\n\r\n" * 9, marks=pytest.mark.slow),
+    ],
+    ids=["mute", "hangs-up", "http"],
 )
 def test_a_port_where_something_else_answers(
     tiny: Tiny, fork_server: ForkServer, tmp_path: Path, answer: bytes | None
