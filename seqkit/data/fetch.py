@@ -72,14 +72,17 @@ def fetch_files(
     with _alone_with(target):
         results = []
         for file in files:
+            path = target / file.file
             found = find_local(file, [folder])
             if found is not None and not is_forced:
                 if is_intact(file, found):
+                    with storing_at(path):
+                        # Of a run that was killed when the file was in its place already.
+                        _part_of(path).unlink(missing_ok=True)
                     results.append(FetchedFile(file=file, path=found, status="present"))
                     on_progress(file, file.url_bytes)
                     continue
                 logger.info("%s differs from the catalog; fetching it again", found)
-            path = target / file.file
             _fetch_file(file, path, patience=patience, opener=opener, on_progress=on_progress)
             results.append(FetchedFile(file=file, path=path, status="fetched"))
     return results
@@ -116,11 +119,16 @@ def _alone_with(target: Path) -> Iterator[None]:
         lock.release()
 
 
+def _part_of(path: Path) -> Path:
+    """Where the download of a file waits to be completed."""
+    return path.with_name(f".{path.name}.part")
+
+
 def _fetch_file(
     file: CatalogFile, path: Path, *, patience: Patience, opener: OpenerDirector, on_progress: OnProgress
 ) -> None:
     """Download one file and put what is made from it at ``path``."""
-    part = path.with_name(f".{path.name}.part")
+    part = _part_of(path)
     download(
         PinnedFile(url=file.url, num_bytes=file.url_bytes, sha256=file.url_sha256),
         part,
