@@ -44,9 +44,9 @@ def attend(
 
 def attention_weights(q_BHTK: Tensor, k_BHSK: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(q kᵀ / √K + bias), shape (B, H, T, S); see ``attend``."""
-    scores_BHTS = (q_BHTK * q_BHTK.size(-1) ** -0.5) @ k_BHSK.mT
-    if bias is not None:
-        scores_BHTS = scores_BHTS + bias
+    scores_BHTS, scale = q_BHTK @ k_BHSK.mT, q_BHTK.size(-1) ** -0.5
+    # At the length of sentences there are fewer scores than components of queries: they are scaled instead.
+    scores_BHTS = scores_BHTS * scale if bias is None else torch.add(bias, scores_BHTS, alpha=scale)
     return torch.softmax(scores_BHTS, dim=-1)
 
 
@@ -88,6 +88,14 @@ def fused_attention(q_BHWK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias: Tensor
     y_BHWK = F.scaled_dot_product_attention(q_BHWK, k_BHSK, v_BHSK, attn_mask=bias)
     # On a CPU the kernel lays its output out with the heads of a row side by side, so that this copies nothing.
     return y_BHWK.transpose(1, 2).reshape(-1, y_BHWK.size(1) * y_BHWK.size(3))
+
+
+def heads_apart(x_BTCHK: Tensor) -> list[Tensor]:
+    """C tensors of shape (B, H, T, K), laid out for matrix products of each head.
+
+    Taken apart before they are laid out, so that their gradients are joined as the input is laid out: one copy less.
+    """
+    return [x_BTHK.transpose(1, 2).contiguous() for x_BTHK in x_BTCHK.unbind(2)]
 
 
 def padding_bias(mask_BS: Tensor) -> Tensor:
@@ -182,8 +190,7 @@ class SelfAttention(nn.Module):
         """
         batch_size, length, width = x_BTD.shape
         projected_BTCHK = self.query_key_value(x_BTD).view(batch_size, length, 3, self.num_heads, -1)
-        # One copy that lays heads out for the matrix products, instead of one for each product.
-        q_BHTK, k_BHSK, v_BHSK = projected_BTCHK.permute(2, 0, 3, 1, 4).contiguous()
+        q_BHTK, k_BHSK, v_BHSK = heads_apart(projected_BTCHK)
         if self.rotary is not None:
             first = 0 if cache is None else cache.length
             q_BHTK, k_BHSK = self.rotary(q_BHTK, first), self.rotary(k_BHSK, first)
@@ -228,7 +235,7 @@ class CrossAttention(nn.Module):
         """Keys and values of a memory, each of shape (B, H, S, K): once a source, however many steps follow."""
         batch_size, length, _ = memory_BSM.shape
         projected_BSCHK = self.key_value(memory_BSM).view(batch_size, length, 2, self.num_heads, -1)
-        k_BHSK, v_BHSK = projected_BSCHK.permute(2, 0, 3, 1, 4).contiguous()
+        k_BHSK, v_BHSK = heads_apart(projected_BSCHK)
         return k_BHSK, v_BHSK
 
     def forward(

@@ -75,7 +75,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         rows = max(_FEWEST_ROWS, _LOGITS_PER_CHUNK // vocab_size)
         with torch.autocast(device, enabled=False):
             h_ND, w_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-            b_V = None if bias_V is None else bias_V.to(dtype)
+            b_V = None if bias_V is None else bias_V.float()
             grad_hidden_ND = torch.empty_like(h_ND, dtype=torch.float32)
             grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
             grad_bias_V = torch.zeros(vocab_size, device=h_ND.device)
@@ -84,7 +84,10 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             log_sums = torch.zeros_like(nats)
             for first in range(0, len(h_ND), rows):
                 part = slice(first, first + rows)
-                logits_RV = F.linear(h_ND[part], w_VD, b_V).float()
+                logits_RV = (h_ND[part] @ w_VD.T).float()
+                if b_V is not None:
+                    # Not by ``F.linear``: it writes the bias to all rows first, for as long as the product takes.
+                    logits_RV += b_V
                 target_logit_R1 = logits_RV.gather(1, target_N[part, None])
                 max_R1 = logits_RV.amax(dim=1, keepdim=True)
                 # The softmax without its division: dividing the narrow factors of the products below is cheaper.

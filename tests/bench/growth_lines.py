@@ -32,7 +32,7 @@ from .sides import (
 )
 from .texts import count_lines, multi30k, write_lines
 
-MODEL_RECIPE = "transformer_multi30k_deen"
+MODEL_RECIPE = str(Path(__file__).with_name("transformer_multi30k.yaml"))
 _SIZES = (1, 1_000, 10_000, 100_000)
 _MILLION = 1_000_000
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -107,7 +107,7 @@ def main() -> None:
         for size, text in texts.items():
             write_lines(text, multi30k("train.de"), size)
         command = [*SEQKIT, "translate", "--model", str(model), "--beam", str(options.beam), "-q"]
-        settings = f"{MODEL_RECIPE if options.model is None else options.model}, beam {options.beam}"
+        settings = f"{Path(MODEL_RECIPE).name if options.model is None else options.model}, beam {options.beam}"
         seconds, memory = time_sizes(texts, command, rounds=options.rounds, settings=settings)
     per_line = milliseconds_per_line(sizes, seconds)
     flatness = compare(memory[-1], memory[0])
@@ -150,7 +150,7 @@ def model_to_time(options: argparse.Namespace, folder: Path) -> Path:
     """The model that the options name, or one trained for the purpose in ``folder``."""
     if options.model is not None:
         return Path(options.model).resolve()
-    note(f"training {MODEL_RECIPE} for {options.minutes:g} min")
+    note(f"training {Path(MODEL_RECIPE).name} for {options.minutes:g} min")
     return train_model(MODEL_RECIPE, folder, f"train.max_minutes={options.minutes}", *options.set)
 
 

@@ -74,7 +74,7 @@ MEMBERS = (
         name="overhead_transformer",
         shows="seqkit train beside a bare loop that does the same, a translation Transformer",
         module="overhead",
-        arguments=("--recipe", "transformer_multi30k_deen", "--steps", "20", *_set(*_ADAMW)),
+        arguments=("--recipe", "tests/bench/transformer_multi30k.yaml", "--steps", "20", *_set(*_ADAMW)),
         quick=(*_QUICK_TRAINING, *_set(*_TINY_TRANSFORMER)),
     ),
     Member(
