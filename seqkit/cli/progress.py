@@ -121,9 +121,11 @@ class TrainingDisplay:
             extra={"event": "evaluation", "fields": fields},
         )
         if event.sample is not None:
-            # What a model writes may hold control codes; a terminal must not obey them.
-            text = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(event.sample.split()))
-            logger.info('  sample: "%s"', text, extra={"event": "sample", "fields": {"sample": event.sample}})
+            logger.info(
+                "  sample: %s",
+                _shown_sample(event.sample),
+                extra={"event": "sample", "fields": {"sample": event.sample}},
+            )
 
     def averaged(self, event: Averaged) -> None:
         """A line of the scores of averaged weights, and what becomes of them."""
@@ -155,6 +157,20 @@ class TrainingDisplay:
             event.path,
             extra={"event": "checkpoint", "fields": {"step": event.step, "path": str(event.path)}},
         )
+
+
+def _shown_sample(text: str) -> str:
+    """A sample on one line, in quotation marks; one without anything to see is described.
+
+    What a model writes may hold control codes, which a terminal must not obey: each becomes a replacement character.
+
+    >>> print(_shown_sample("one\\n  two"), _shown_sample("\\n\\n"), _shown_sample(""))
+    "one two" 2 blank characters nothing
+    """
+    words = text.split()
+    if not words:
+        return f"{len(text)} blank character{'' if len(text) == 1 else 's'}" if text else "nothing"
+    return '"' + "".join(c if c.isprintable() else "\ufffd" for c in " ".join(words)) + '"'
 
 
 class EncodingLog:

@@ -20,6 +20,7 @@ Legend: W beams, T predictions, S source tokens with the end.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -121,6 +122,7 @@ class CtranslateSearch:
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{export.path}: CTranslate2 cannot load this export ({reason})") from error
+        self._num_ahead = 2 * threads
         self._options = options
         self._penalties: Penalties = beam_rule(options, 1)
         self._src_names = token_names(src)
@@ -144,9 +146,14 @@ class CtranslateSearch:
     def find_each(
         self, batches: Sequence[SearchBatch], num_best: int
     ) -> Generator[list[list[CtranslateOutput]], None, None]:
-        """See ``SearchEngine``; one batch after the other."""
+        """See ``SearchEngine``; some batches are handed over ahead, so that no thread waits while one is read."""
+        begun: deque[tuple[SearchBatch, list[Any]]] = deque()
         for batch in batches:
-            yield self.find(batch, num_best)
+            begun.append((batch, self._begin(batch)))
+            if len(begun) > self._num_ahead:
+                yield self._finish(*begun.popleft(), num_best)
+        for batch, results in begun:
+            yield self._finish(batch, results, num_best)
 
     def find(self, batch: SearchBatch, num_best: int) -> list[list[CtranslateOutput]]:
         """Of each sentence at least one output and at most ``num_best``, best first.
@@ -154,8 +161,16 @@ class CtranslateSearch:
         Raises:
             SeqkitError: The model gave scores that are not numbers.
         """
+        return self._finish(batch, self._begin(batch), num_best)
+
+    def _begin(self, batch: SearchBatch) -> list[Any]:
+        """Have the package search for a batch, and do not wait for it: a result each, to be asked for."""
         assert not any(batch.constraints), "check_ctranslate refuses them"
-        found = self._search(batch, range(len(batch.sentences)), max(batch.max_lengths, default=1))
+        return self._handed_over(batch, range(len(batch.sentences)), max(batch.max_lengths, default=1))
+
+    def _finish(self, batch: SearchBatch, results: Sequence[Any], num_best: int) -> list[list[CtranslateOutput]]:
+        """What ``find`` returns, from the results that ``_begin`` gave."""
+        found = {place: self._read(result.result()) for place, result in enumerate(results)}
         # Whose log-probabilities are not those of the model as it is.
         unsure = {place for place, prefix in enumerate(batch.prefixes) if prefix or self._has_limits}
         too_long = [place for place, outputs in found.items() if _is_beyond(outputs, batch.max_lengths[place])]
@@ -188,12 +203,19 @@ class CtranslateSearch:
             max_length: Most predictions of each.
             is_restricted: Keep to what translations may contain.
         """
+        results = self._handed_over(batch, places, max_length, is_restricted=is_restricted)
+        return {place: self._read(result.result()) for place, result in zip(places, results, strict=True)}
+
+    def _handed_over(
+        self, batch: SearchBatch, places: Sequence[int], max_length: int, *, is_restricted: bool = False
+    ) -> list[Any]:
+        """The package's results for ``_search``, which it goes on to make meanwhile."""
         if not places:
-            return {}
+            return []
         beam = self._options.beam
         patience = _PATIENCE if beam > 1 else 1.0
         prefixes = [batch.prefixes[place] for place in places]
-        results = self._engine.translate_batch(
+        results: list[Any] = self._engine.translate_batch(
             [self._source(batch.sentences[place]) for place in places],
             [[self._tgt_names[token] for token in prefix] for prefix in prefixes] if any(prefixes) else None,
             beam_size=beam,
@@ -209,8 +231,9 @@ class CtranslateSearch:
             return_end_token=True,
             return_scores=True,
             return_attention=self._needs_attention,
+            asynchronous=True,
         )
-        return {place: self._read(result) for place, result in zip(places, results, strict=True)}
+        return results
 
     def _source(self, ids: Iterable[int]) -> list[str]:
         return [*(self._src_names[token] for token in ids), self._src_end]

@@ -66,7 +66,7 @@ def test_a_million_lines(start: Start, bpe_examples: Path, tally: Tally, workers
     filters = start(("bpe", "encode", *tokenizer, "--workers", workers), ("bpe", "decode", *tokenizer))
     filters.feed_from(numbered_lines(first, BLOCK) for first in range(0, NUM_LINES, BLOCK))
     peaks: dict[int, int] = {}
-    num_lines, waiting = 0, b""
+    num_lines, total, waiting = 0, 0, b""
     for first in range(0, NUM_LINES, BLOCK):
         expected = numbered_lines(first, BLOCK)
         pieces = [waiting]
@@ -80,6 +80,7 @@ def test_a_million_lines(start: Start, bpe_examples: Path, tally: Tally, workers
         assert is_same, f"something is wrong in the lines from {first:,} on"
         waiting = waiting[len(expected) :]
         num_lines += BLOCK
+        total += len(expected)
         if num_lines >= FIRST_LOOK and num_lines % (BLOCK * 10) == 0:
             peaks[num_lines] = filters.peak_kilobytes()
     assert waiting == b"" and filters.read() == b""
@@ -89,6 +90,7 @@ def test_a_million_lines(start: Start, bpe_examples: Path, tally: Tally, workers
     growth = max(peaks.values()) - peaks[FIRST_LOOK]
     assert growth < ALLOWED_KB, f"peak kB of all processes after so many lines: {peaks}"
     tally("lines through bpe encode | bpe decode, all as they were", num_lines)
+    tally("bytes tokenized and put together again, all as they were", total)
 
 
 def commands(bpe_examples: Path, tiny_pairs: TinyPairs) -> dict[str, tuple[object, ...]]:
