@@ -15,6 +15,9 @@ from seqkit.errors import UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+_FEWEST_TURNS = 3
+"""Of the probe, whatever they cost: the first one only warms caches up."""
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,7 +34,8 @@ class PrecisionChoice:
 
     precision: Precision
     speedup: float
-    """How many times faster a training step was in bf16 than in fp32."""
+    """How many times faster a training step was in bf16 than in fp32; on a CPU by the wall clock or by processor time,
+    whichever says less."""
     seconds: float
     """What the probe cost."""
 
@@ -46,6 +50,9 @@ def probe_precision(
 ) -> PrecisionChoice:
     """Time real training steps in fp32 and in bf16, alternating, and choose the faster.
 
+    On a CPU both clocks must agree: beside other work, a step may take longer because it waited, and a run keeps the
+    precision that it began with.
+
     The model's gradients are cleared and the random state restored, so training is as if nothing had happened.
 
     Args:
@@ -59,16 +66,17 @@ def probe_precision(
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return PrecisionChoice("fp32", 0.0, 0.0)
     devices = [device] if device.type == "cuda" else []
-    times: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
+    clocks = (time.perf_counter, time.process_time) if device.type == "cpu" else (time.perf_counter,)
+    times: dict[Precision, list[list[float]]] = {"fp32": [], "bf16": []}
     with torch.random.fork_rng(devices=devices):
         try:
-            while len(times["bf16"]) < 2 or time.perf_counter() - began < budget_seconds:
+            while len(times["bf16"]) < _FEWEST_TURNS or time.perf_counter() - began < budget_seconds:
                 for precision, seconds in times.items():
-                    start = time.perf_counter()
+                    starts = [clock() for clock in clocks]
                     run_step(precision)
                     if device.type == "cuda":
                         torch.cuda.synchronize(device)
-                    seconds.append(time.perf_counter() - start)
+                    seconds.append([clock() - start for clock, start in zip(clocks, starts, strict=True)])
                 if len(times["bf16"]) >= 8:
                     break
         except RuntimeError:
@@ -76,8 +84,10 @@ def probe_precision(
             return PrecisionChoice("fp32", 0.0, time.perf_counter() - began)
         finally:
             model.zero_grad(set_to_none=True)
-    # The fastest of each: the first run of each warms caches up, and noise only ever adds time.
-    speedup = min(times["fp32"][1:]) / min(times["bf16"][1:])
+    # By each clock the fastest of each: the first run of each warms caches up, and noise only ever adds time.
+    fp32, bf16 = ([min(of_clock) for of_clock in zip(*times[kind][1:], strict=True)] for kind in times)
+    # A clock too coarse for such steps says nothing.
+    speedup = min((slow / fast for slow, fast in zip(fp32, bf16, strict=True) if slow > 0 and fast > 0), default=1.0)
     chosen: Precision = "bf16" if speedup >= worthwhile else "fp32"
     return PrecisionChoice(chosen, speedup, time.perf_counter() - began)
 

@@ -15,27 +15,32 @@ CPU = torch.device("cpu")
 
 
 class FakeClock:
-    """Seconds that pass only when a step is run."""
+    """Seconds that pass only when a step is run; some of them the process waits, without working."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        self.waited = 0.0
+        clocks = SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.now - self.waited)
+        monkeypatch.setattr(precision, "time", clocks)
 
 
 def choose(
     monkeypatch: pytest.MonkeyPatch,
     seconds: dict[Precision, list[float]],
     *,
+    waits: dict[Precision, float] | None = None,
     budget_seconds: float = 2.0,
     worthwhile: float = 1.1,
 ) -> tuple[PrecisionChoice, list[Precision]]:
-    """What the probe chooses where steps take known times, the last one for ever; and what it ran."""
+    """What the probe chooses where steps take known times, the last one for ever, and wait beside; and what it ran."""
     clock = FakeClock(monkeypatch)
     runs: list[Precision] = []
 
     def run_step(kind: Precision) -> None:
         times = seconds[kind]
-        clock.now += times[min(runs.count(kind), len(times) - 1)]
+        wait = 0.0 if waits is None else waits[kind]
+        clock.now += times[min(runs.count(kind), len(times) - 1)] + wait
+        clock.waited += wait
         runs.append(kind)
 
     choice = probe_precision(nn.Linear(3, 5), run_step, CPU, budget_seconds=budget_seconds, worthwhile=worthwhile)
@@ -66,13 +71,30 @@ def test_first_runs_and_slow_ones_do_not_count(monkeypatch: pytest.MonkeyPatch) 
     assert choice.speedup == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("waits", "speedup"),
+    [
+        # By the wall clock bf16 is twice as fast, and still a loss.
+        ({"fp32": 2.0, "bf16": 0.0}, 0.8),
+        # By the wall clock it is slower, since that is what waited: not chosen, but nothing is lost by that.
+        ({"fp32": 0.0, "bf16": 3.0}, 1.0 / 4.25),
+    ],
+)
+def test_a_step_that_waited_is_not_slow(
+    waits: dict[Precision, float], speedup: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice, _ = choose(monkeypatch, {"fp32": [1.0], "bf16": [1.25]}, waits=waits)
+    assert choice.precision == "fp32"
+    assert choice.speedup == pytest.approx(speedup)
+
+
 def test_the_two_take_turns_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 1 s a turn: after two turns the budget of 2 s is spent.
-    _, runs = choose(monkeypatch, {"fp32": [0.6], "bf16": [0.4]})
-    assert runs == ["fp32", "bf16"] * 2
-    # Two turns are made even if one alone spends the budget, and eight are enough.
+    # Half a second a turn: after four turns the budget of 2 s is spent.
+    _, runs = choose(monkeypatch, {"fp32": [0.3], "bf16": [0.2]})
+    assert runs == ["fp32", "bf16"] * 4
+    # Three turns are made even if one alone spends the budget, and eight are enough.
     _, runs = choose(monkeypatch, {"fp32": [60.0], "bf16": [40.0]})
-    assert runs == ["fp32", "bf16"] * 2
+    assert runs == ["fp32", "bf16"] * 3
     _, runs = choose(monkeypatch, {"fp32": [0.001], "bf16": [0.001]})
     assert runs == ["fp32", "bf16"] * 8
 
@@ -114,7 +136,7 @@ def test_the_probe_leaves_no_trace() -> None:
         y.float().sum().backward()
 
     probe_precision(model, run_step, CPU, budget_seconds=0.0)
-    assert kinds == [torch.float32, torch.bfloat16] * 2
+    assert kinds == [torch.float32, torch.bfloat16] * 3
     assert all(torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before, strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
