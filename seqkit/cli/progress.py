@@ -160,11 +160,11 @@ class TrainingDisplay:
 
 
 def _shown_sample(text: str) -> str:
-    """A sample on one line, in quotation marks; one without anything to see is described.
+    r"""A sample on one line, in quotation marks; one without anything to see is described.
 
     What a model writes may hold control codes, which a terminal must not obey: each becomes a replacement character.
 
-    >>> print(_shown_sample("one\\n  two"), _shown_sample("\\n\\n"), _shown_sample(""))
+    >>> print(_shown_sample("one\n  two"), _shown_sample("\n\n"), _shown_sample(""))
     "one two" 2 blank characters nothing
     """
     words = text.split()
