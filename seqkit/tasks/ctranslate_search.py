@@ -122,7 +122,7 @@ class CtranslateSearch:
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{export.path}: CTranslate2 cannot load this export ({reason})") from error
-        self._num_ahead = 2 * threads
+        self._tokens_ahead = threads * _TRANSLATED_AT_ONCE
         self._options = options
         self._penalties: Penalties = beam_rule(options, 1)
         self._src_names = token_names(src)
@@ -146,11 +146,17 @@ class CtranslateSearch:
     def find_each(
         self, batches: Sequence[SearchBatch], num_best: int
     ) -> Generator[list[list[CtranslateOutput]], None, None]:
-        """See ``SearchEngine``; some batches are handed over ahead, so that no thread waits while one is read."""
+        """See ``SearchEngine``; as much is handed over ahead as keeps all threads at work while one batch is read.
+
+        No more, since what was handed over is translated to its end, even if the user wants to stop.
+        """
         begun: deque[tuple[SearchBatch, list[Any]]] = deque()
+        tokens_ahead = 0
         for batch in batches:
             begun.append((batch, self._begin(batch)))
-            if len(begun) > self._num_ahead:
+            tokens_ahead += _num_tokens(batch)
+            while len(begun) > 1 and tokens_ahead - _num_tokens(begun[0][0]) >= self._tokens_ahead:
+                tokens_ahead -= _num_tokens(begun[0][0])
                 yield self._finish(*begun.popleft(), num_best)
         for batch, results in begun:
             yield self._finish(batch, results, num_best)
@@ -396,6 +402,11 @@ def _side_by_side(*, needs_attention: bool) -> dict[str, Any]:
     if needs_attention:
         return {"max_batch_size": 1, "batch_type": "examples"}
     return {"max_batch_size": _TRANSLATED_AT_ONCE, "batch_type": "tokens"}
+
+
+def _num_tokens(batch: SearchBatch) -> int:
+    """Source tokens with their ends."""
+    return sum(len(ids) + 1 for ids in batch.sentences)
 
 
 def _by_length(places: Iterable[int], batch: SearchBatch) -> Iterable[tuple[int, list[int]]]:
