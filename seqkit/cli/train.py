@@ -170,6 +170,9 @@ def register(app: typer.Typer) -> None:
                 return
             again = ["seqkit", "train", recipe, *(f"--set={change}" for change in changes)]
             again += ["--run-dir", str(run.path), "--resume", *(["--devices", str(devices)] if devices else [])]
+            from seqkit.training.device import flushing_denormals
+
+            stack.enter_context(flushing_denormals())
             metrics = _train(
                 loaded,
                 settled,

@@ -280,7 +280,7 @@ def _follow(
     """A follower's work; returns its exit code."""
     from seqkit.recipe.loading import recipe_from_resolved
     from seqkit.tasks.registry import prepare
-    from seqkit.training.device import resolve_device, set_threads
+    from seqkit.training.device import flushing_denormals, resolve_device, set_threads
     from seqkit.training.distributed import team_device
     from seqkit.training.loop import budget_spent, train_steps
     from seqkit.training.setup import make_state
@@ -296,13 +296,14 @@ def _follow(
     meeting.hear("connect")
     team = _team(meeting, recipe, where, timeout_s)
     checkpoint = _share_checkpoint(team, None)
-    state, _ = make_state(prepared, recipe, seed=seed, device=where, checkpoint=checkpoint, team=team)
-    if budget_spent(recipe.train, state.progress, prepared.batches) < 1:
-        # What an epoch takes to be made is set-up here as in the leader.
-        prepared.batches.num_batches(state.progress.epoch)
-    with signals.deferred(announces=False):
-        for _ in train_steps(state, prepared.batches, prepared.loss, recipe.train, clock=time.monotonic, team=team):
-            pass
+    with flushing_denormals():
+        state, _ = make_state(prepared, recipe, seed=seed, device=where, checkpoint=checkpoint, team=team)
+        if budget_spent(recipe.train, state.progress, prepared.batches) < 1:
+            # What an epoch takes to be made is set-up here as in the leader.
+            prepared.batches.num_batches(state.progress.epoch)
+        with signals.deferred(announces=False):
+            for _ in train_steps(state, prepared.batches, prepared.loss, recipe.train, clock=time.monotonic, team=team):
+                pass
     assert team.exit_code is not None
     note_end(team.exit_code)
     team.close()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from commandline import InProcess, Tiny, snapshot
+
+from seqkit.training.events import Event
+from seqkit.training.session import Session
 
 
 def test_r1_a_path_stdin_or_a_shipped_name(tiny: Tiny, seqkit: InProcess) -> None:
@@ -133,3 +138,20 @@ def test_a_run_can_be_read_while_the_text_is_gone(tiny: Tiny, seqkit: InProcess,
     assert seqkit("evaluate", "--model", "run", tiny.text).code == 0
     done = seqkit("evaluate", "--model", "run")
     assert done.code == 2 and done.error_line == f"{text}: no such file"
+
+
+def test_denormal_numbers_count_as_zero_while_it_trains(
+    tiny: Tiny, seqkit: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Momentum that nothing feeds any more decays through them, and products with them are many times slower."""
+    denormal, found = torch.tensor([1e-39, 1e-40]), []
+    events = Session.events
+
+    def watched(session: Session) -> Iterator[Event]:
+        found.append((denormal * 1.0).tolist())
+        yield from events(session)
+
+    monkeypatch.setattr(Session, "events", watched)
+    assert seqkit("train", tiny.recipe, "--run-dir", "run").code == 0
+    assert found == [[0.0, 0.0]]
+    assert all((denormal * 1.0).tolist()), "not beyond training"
