@@ -8,6 +8,7 @@ ends with its test at the latest, and with the tests whatever becomes of them.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import logging
 import os
@@ -257,7 +258,11 @@ class Forked:
         try:
             return Done(self.wait_for_code(), self.out, self.err)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it said {self.err!r}{told}") from None
+            said = self.err
+            self.send(_ASKS_WHERE)
+            time.sleep(1)
+            where = self.err.removeprefix(said)
+            raise AssertionError(f"{error}; it said {said!r}{told}; its threads were at:\n{where}") from None
 
     def wait_for_code(self) -> int:
         """Wait for the end, whatever was written."""
@@ -325,6 +330,8 @@ def _read(path: Path) -> str:
 
 
 _RUNNING = -1000
+_ASKS_WHERE = signal.SIGUSR2
+"""Has a forked process write to stderr where each of its threads is."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -379,6 +386,8 @@ def _become(request: dict[str, Any], server: int) -> NoReturn:
         sys.stdin, sys.stdout, sys.stderr = (
             os.fdopen(descriptor, mode, closefd=False) for descriptor, mode in enumerate("rww")
         )
+        # Heard even where a thread keeps the interpreter to itself.
+        faulthandler.register(_ASKS_WHERE, file=sys.stderr, all_threads=True)
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["env"])
