@@ -328,7 +328,13 @@ class Team:
         self._command(_Order.END, float(exit_code))
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of the engine, then of the connections.
+
+        The end of a process group waits for its threads, which may need the interpreter to free a last tensor. As a
+        Python object it lets go of the interpreter meanwhile; but DDP's reducer, were it the last to hold the group,
+        would not, and the process would wait for ever.
+        """
+        self._step = None
         if dist.is_initialized():
             dist.destroy_process_group()
 
