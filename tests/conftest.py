@@ -127,6 +127,20 @@ def bpe_examples(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+@pytest.fixture(scope="session")
+def int8_machine() -> None:
+    """Skips where PyTorch has no exact products of 8-bit integers."""
+    import torch
+
+    from seqkit.errors import UsageError
+    from seqkit.models.int8_layers import check_int8
+
+    try:
+        check_int8(torch.device("cpu"))
+    except UsageError as error:
+        pytest.skip(error.message)
+
+
 @pytest.fixture
 def tally(record_property: Callable[[str, object], None]) -> Tally:
     """Notes how much was tried; the sums are printed at the end of the run."""

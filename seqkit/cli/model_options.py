@@ -47,9 +47,9 @@ def choose_model(tasks: str | Sequence[str], flag: Path | None, runs_dir: Path |
 
 def choose_device(name: str, threads: int | None) -> torch.device:
     """Set threads and return the device."""
-    from seqkit.training.device import resolve_device, set_threads
+    from seqkit.training.device import resolve_device, set_up_cpu
 
-    set_threads(threads)
+    set_up_cpu(threads)
     return resolve_device(name)
 
 

@@ -247,7 +247,7 @@ def _train(
     from seqkit.runs.checkpoint import read_checkpoint
     from seqkit.runs.measures import show_score
     from seqkit.tasks.registry import prepare
-    from seqkit.training.device import resolve_device, set_threads
+    from seqkit.training.device import resolve_device, set_up_cpu
     from seqkit.training.events import Averaged, Evaluated, Reported, Saved, Ticked
     from seqkit.training.resuming import check_same_inputs
     from seqkit.training.session import Session
@@ -256,7 +256,7 @@ def _train(
     place = resolve_device(device or recipe.train.device)
     if lead is not None:
         place = lead.device(place)
-    set_threads(threads or recipe.train.threads, num_processes=1 if lead is None else lead.local_size)
+    set_up_cpu(threads or recipe.train.threads, num_processes=1 if lead is None else lead.local_size)
     seed = recipe.seed
     assert seed is not None
     text = resolve_recipe_text(recipe)
@@ -342,14 +342,14 @@ def _dry_run(
     from seqkit.cli.train_together import check_rows
     from seqkit.models.build import count_parameters
     from seqkit.tasks.registry import prepare
-    from seqkit.training.device import resolve_device, set_threads
+    from seqkit.training.device import resolve_device, set_up_cpu
     from seqkit.training.setup import make_state, try_step
 
     recipe = loaded.recipe
     where = resolve_device(device or recipe.train.device)
     if lead is not None:
         where = lead.device(where)
-    set_threads(threads or recipe.train.threads, num_processes=1 if lead is None else lead.local_size)
+    set_up_cpu(threads or recipe.train.threads, num_processes=1 if lead is None else lead.local_size)
     with scratch_folder("dry-run") as cache:
         prepared = prepare(recipe, cache, seed=recipe.seed or 0)
         if lead is not None:

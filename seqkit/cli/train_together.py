@@ -280,7 +280,7 @@ def _follow(
     """A follower's work; returns its exit code."""
     from seqkit.recipe.loading import recipe_from_resolved
     from seqkit.tasks.registry import prepare
-    from seqkit.training.device import flushing_denormals, resolve_device, set_threads
+    from seqkit.training.device import flushing_denormals, resolve_device, set_up_cpu
     from seqkit.training.distributed import team_device
     from seqkit.training.loop import budget_spent, train_steps
     from seqkit.training.setup import make_state
@@ -291,7 +291,7 @@ def _follow(
     assert seed is not None
     where = resolve_device(device or recipe.train.device)
     where = team_device(where, rank=place.local_rank, size=place.local_size)
-    set_threads(threads or recipe.train.threads, num_processes=place.local_size)
+    set_up_cpu(threads or recipe.train.threads, num_processes=place.local_size)
     prepared = _prepare_in_turn(meeting, lambda: prepare(recipe, cache, seed=seed))
     meeting.hear("connect")
     team = _team(meeting, recipe, where, timeout_s)

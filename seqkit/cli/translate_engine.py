@@ -61,10 +61,11 @@ def _torch(request: EngineRequest) -> ReadyEngine:
 
     from seqkit.cli.model_options import choose_device
     from seqkit.tasks.side_by_side import SideBySide
-    from seqkit.tasks.torch_search import TorchSearch
+    from seqkit.tasks.torch_search import TorchSearch, own_numbers
     from seqkit.tasks.translation_ensemble import joined_model, load_translation_models
     from seqkit.tasks.translation_requests import SourceLimits
 
+    numbers = own_numbers(request.options)
     place = choose_device(request.device, request.threads)
     loaded = load_translation_models(request.paths, place)
     src, tgt = loaded[0].src, loaded[0].tgt
@@ -72,7 +73,7 @@ def _torch(request: EngineRequest) -> ReadyEngine:
     # With --deterministic each line has all cores, whether it is alone or not: their number may change the last bit.
     has_threads = place.type == "cpu" and num_threads > 1 and not request.options.deterministic
     search = TorchSearch(
-        joined_model(loaded),
+        joined_model(loaded, numbers),
         src,
         tgt,
         request.options,

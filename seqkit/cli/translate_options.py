@@ -29,7 +29,9 @@ EngineName = Annotated[
 EngineNumbers = Annotated[
     str | None,
     typer.Option(
-        "--engine-type", help="With --engine ctranslate2: float32, int8, int16, ... (those of an export, else float32)."
+        "--engine-type",
+        help="Numbers to compute in: float32 (the default) or int8, which is faster for many lines; with --engine "
+        "ctranslate2 also int16, bfloat16, ... (an export's own).",
     ),
 ]
 Beam = Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept; 1 is greedy (5).")]
@@ -189,11 +191,14 @@ def translate_options(
     if "max_length_ratio" in typed:
         own = own.model_copy(update={"max_length": None})
     options = merge_options(own, recipe, "translate", dict(flags))
+    if "engine" in typed and "engine_type" not in typed:
+        unflagged = merge_options(own, recipe, "translate", {})
+        if unflagged.engine != options.engine:
+            # The type that a recipe names is its engine's.
+            options = options.model_copy(update={"engine_type": None})
     if "max_length_ratio" in typed:
         # A flag wins over the recipe's max_length, which would win over the ratio.
         options = options.model_copy(update={"max_length": None})
-    if options.engine != "ctranslate2":
-        _refuse_any(typed, ("engine_type",), "without --engine ctranslate2")
     if options.sample:
         _refuse_any(typed, _OF_SEARCH, "with --sample, which does not search")
         if num_best > 1:

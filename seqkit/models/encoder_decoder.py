@@ -10,7 +10,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from seqkit.errors import UsageError
 from seqkit.models.attention import padding_bias
+from seqkit.models.fixed_layers import FixedNumbers
+from seqkit.models.int8_layers import check_int8
 from seqkit.models.memory import Memory
 from seqkit.models.recurrent_decoder import RecurrentDecoder
 from seqkit.models.transformer import TransformerStack
@@ -131,10 +134,23 @@ class EncoderDecoder(nn.Module):
         assert isinstance(self.decoder, RecurrentDecoder), "recipes refuse it for others"
         return self.decoder.attended_hidden(ids_BT, memory, feed_own_probability=own_probability, samples_own=draws_own)
 
-    def fix_weights(self) -> None:
-        """Prepare for many steps, once, where that helps; the decoder's weights must not change any more."""
+    def fix_weights(self, numbers: FixedNumbers = "float32") -> None:
+        """Prepare for many steps, once, where that helps; the decoder's weights must not change any more.
+
+        Args:
+            numbers: Of the decoder's matrices; the encoder keeps fp32.
+
+        Raises:
+            UsageError: The decoder, or this machine, cannot have them.
+        """
         if isinstance(self.decoder, TransformerDecoder):
-            self.decoder.fix_weights()
+            if numbers == "int8":
+                check_int8(self.decoder.output.weight.device)
+            self.decoder.fix_weights(numbers)
+        elif numbers != "float32":
+            raise UsageError(
+                f"{numbers} is for Transformers; this model's decoder is recurrent", hint="leave --engine-type out"
+            )
 
     def initial_state(self, source: SourceTokens, batch_size: int) -> Any:
         """Encode; the decoder's state before the first token, one row a sentence."""

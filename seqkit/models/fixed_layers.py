@@ -5,9 +5,16 @@ Legend: N rows, D width, I inputs and O outputs of a matrix.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from seqkit.models.int8_layers import Int8Linear
+
+FixedNumbers = Literal["float32", "int8"]
+"""What matrices are stored and multiplied in; activations, normalisation and attention are fp32 in any case."""
 
 
 class FixedLinear:
@@ -43,6 +50,16 @@ class FixedOutput:
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Shape (N, O)."""
         return torch.mm(F.pad(x_NI, (0, 1), value=1.0), self._weight_IO)
+
+
+def fixed_linear(linear: nn.Linear, numbers: FixedNumbers) -> FixedLinear | Int8Linear:
+    """A linear layer laid out."""
+    return Int8Linear(linear) if numbers == "int8" else FixedLinear(linear)
+
+
+def fixed_output(linear: nn.Linear, numbers: FixedNumbers) -> FixedOutput | Int8Linear:
+    """A linear layer with many outputs laid out."""
+    return Int8Linear(linear) if numbers == "int8" else FixedOutput(linear)
 
 
 class FixedNorm:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from seqkit.models.attention import CrossAttention, attention_weights, fused_attention
-from seqkit.models.fixed_layers import FixedLinear
+from seqkit.models.fixed_layers import FixedLinear, FixedNumbers, fixed_linear
 
 
 class StepMemory(Protocol):
@@ -50,16 +50,15 @@ class MemoryAttentionSteps:
 
     Args:
         attention: The module; later changes of its weights do not count.
+        numbers: Of the matrices.
     """
 
-    def __init__(self, attention: CrossAttention) -> None:
+    def __init__(self, attention: CrossAttention, *, numbers: FixedNumbers = "float32") -> None:
         self.num_heads = attention.num_heads
-        self.query, self.output = FixedLinear(attention.query), FixedLinear(attention.output)
-        d_model = attention.output.in_features
-        # With the bias as one more row, so that one product takes in both.
-        query_IO = torch.cat([self.query.weight_IO, self.query.bias_O.to(self.query.weight_IO.dtype).unsqueeze(0)])
-        query_IHK = query_IO.view(d_model + 1, self.num_heads, -1)
-        self._query_HIK = query_IHK.transpose(0, 1).contiguous() * query_IHK.size(2) ** -0.5
+        self.query, self.output = fixed_linear(attention.query, numbers), fixed_linear(attention.output, numbers)
+        self._absorbable: _Absorbable | None = None
+        if isinstance(self.query, FixedLinear) and isinstance(self.output, FixedLinear):
+            self._absorbable = _Absorbable.of(self.query, self.output, self.num_heads)
 
     def lay_out(self, keys_values: tuple[Tensor, Tensor], bias_B11S: Tensor | None) -> StepMemory:
         """The layout that is faster.
@@ -73,15 +72,33 @@ class MemoryAttentionSteps:
         num_sources, num_heads, num_positions, d_head = k_BHSK.shape
         # In half precision, one more product would be rounded before it is used.
         is_exact = k_BHSK.dtype in {torch.float32, torch.float64}
-        if num_sources != 1 or num_positions > d_head or not is_exact:
+        absorbable = self._absorbable
+        if num_sources != 1 or num_positions > d_head or not is_exact or absorbable is None:
             return memory
-        key_HIS = self._query_HIK @ k_BHSK.squeeze(0).mT
+        key_HIS = absorbable.query_HIK @ k_BHSK.squeeze(0).mT
         key_IX = key_HIS.transpose(0, 1).reshape(-1, num_heads * num_positions)
         key_DX, key_bias_X = key_IX[:-1], key_IX[-1]
         if bias_B11S is not None:
             key_bias_X = key_bias_X + bias_B11S.flatten().repeat(num_heads)
-        value_HSD = v_BHSK.squeeze(0) @ self.output.weight_IO.view(num_heads, d_head, -1)
-        return AbsorbedStepMemory(memory, key_DX, key_bias_X, value_HSD.flatten(0, 1))
+        value_HSD = v_BHSK.squeeze(0) @ absorbable.output_HKO
+        return AbsorbedStepMemory(memory, absorbable.bias_O, key_DX, key_bias_X, value_HSD.flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class _Absorbable:
+    """Matrices in fp32 that can be multiplied into keys and values."""
+
+    query_HIK: Tensor
+    """With the bias as one more row, so that one product takes in both; scaled as scores are."""
+    output_HKO: Tensor
+    bias_O: Tensor
+
+    @classmethod
+    def of(cls, query: FixedLinear, output: FixedLinear, num_heads: int) -> _Absorbable:
+        query_IO = torch.cat([query.weight_IO, query.bias_O.to(query.weight_IO.dtype).unsqueeze(0)])
+        query_IHK = query_IO.view(len(query_IO), num_heads, -1)
+        query_HIK = query_IHK.transpose(0, 1).contiguous() * query_IHK.size(2) ** -0.5
+        return cls(query_HIK, output.weight_IO.view(num_heads, query_IHK.size(2), -1), output.bias_O)
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,7 @@ class AbsorbedStepMemory:
     """One source: keys and values that the layer's matrices went into. A look is the weights, shape (N, H, S)."""
 
     projected: ProjectedStepMemory
+    bias_D: Tensor
     key_DX: Tensor
     key_bias_X: Tensor
     value_XD: Tensor
@@ -134,7 +152,7 @@ class AbsorbedStepMemory:
         """See ``StepMemory``."""
         scores_NX = torch.addmm(self.key_bias_X, x_ND, self.key_DX)
         weights_NHS = torch.softmax(scores_NX.view(len(x_ND), self.projected.layer.num_heads, -1), dim=2)
-        y_ND = torch.addmm(self.projected.layer.output.bias_O, weights_NHS.view(len(x_ND), -1), self.value_XD)
+        y_ND = torch.addmm(self.bias_D, weights_NHS.view(len(x_ND), -1), self.value_XD)
         return y_ND, weights_NHS
 
     def weights(self, look: Tensor) -> Tensor:

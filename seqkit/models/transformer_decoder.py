@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.models.attention import KeyValueCache, causal_bias, padding_bias
+from seqkit.models.fixed_layers import FixedNumbers
 from seqkit.models.memory import Memory
 from seqkit.models.transformer import TransformerStack
 from seqkit.models.transformer_steps import SteppingState, TransformerSteps
@@ -141,12 +142,15 @@ class TransformerDecoder(nn.Module):
         assert new_state is not None
         return self.output(hidden_BTD), new_state
 
-    def fix_weights(self) -> None:
+    def fix_weights(self, numbers: FixedNumbers = "float32") -> None:
         """Lay the weights out for steps once, of a model that is no longer trained.
 
         Otherwise that is done for each batch of sources. Later changes of the weights do not count in steps.
+
+        Args:
+            numbers: Of the matrices that steps with a memory take.
         """
-        self._fixed_steps = self._steps()
+        self._fixed_steps = self._steps(numbers)
 
     @overload
     def initial_state(self, memory: None, batch_size: int) -> TransformerState: ...
@@ -198,8 +202,8 @@ class TransformerDecoder(nn.Module):
         """Weights of the step just made over the memory, shape (N, S); ``None`` without one, or before a step."""
         return state.attention() if isinstance(state, SteppingState) else None
 
-    def _steps(self) -> TransformerSteps:
-        return TransformerSteps(self.stack, self.embedding, self.output)
+    def _steps(self, numbers: FixedNumbers = "float32") -> TransformerSteps:
+        return TransformerSteps(self.stack, self.embedding, self.output, numbers=numbers)
 
     def _empty_state(self, batch_size: int) -> TransformerState:
         window_N0 = None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from seqkit.models.attention import fused_attention, padding_bias
 from seqkit.models.branching_cache import BranchingCache
-from seqkit.models.fixed_layers import FixedLinear, FixedNorm, FixedOutput
+from seqkit.models.fixed_layers import FixedNorm, FixedNumbers, fixed_linear, fixed_output
 from seqkit.models.memory import Memory
 from seqkit.models.memory_steps import MemoryAttentionSteps, StepMemory
 from seqkit.models.positions import RotaryPositions
@@ -58,14 +58,22 @@ class TransformerSteps:
         stack: The layers, which attend to a memory.
         embedding: Of target tokens.
         output: From the stack's output to logits.
+        numbers: Of the matrices.
     """
 
-    def __init__(self, stack: TransformerStack, embedding: nn.Embedding, output: nn.Linear) -> None:
+    def __init__(
+        self,
+        stack: TransformerStack,
+        embedding: nn.Embedding,
+        output: nn.Linear,
+        *,
+        numbers: FixedNumbers = "float32",
+    ) -> None:
         self._stack = stack
         self._embedding_VD, self._scale = embedding.weight.detach(), stack.d_model**0.5
-        self._layers = [_LayerSteps(layer) for layer in stack.layers if isinstance(layer, TransformerLayer)]
+        self._layers = [_LayerSteps(layer, numbers) for layer in stack.layers if isinstance(layer, TransformerLayer)]
         self._norm = FixedNorm(stack.norm) if isinstance(stack.norm, nn.LayerNorm) else None
-        self._output = FixedOutput(output)
+        self._output = fixed_output(output, numbers)
 
     def initial_state(self, memory: Memory) -> SteppingState:
         """The state before the first token, one hypothesis a source: the memory projected for every layer."""
@@ -115,18 +123,20 @@ class TransformerSteps:
 class _LayerSteps:
     """One layer's three branches, for one position a row."""
 
-    def __init__(self, layer: TransformerLayer) -> None:
+    def __init__(self, layer: TransformerLayer, numbers: FixedNumbers) -> None:
         attention, memory_attention = layer.self_attention, layer.memory_attention
         assert memory_attention is not None, "the layers attend to a memory"
         width = attention.output.in_features
         self._norm_first = layer.norm_first
         self._num_heads, self._d_head = attention.num_heads, width // attention.num_heads
-        self._query_key_value = FixedLinear(attention.query_key_value)
+        self._query_key_value = fixed_linear(attention.query_key_value, numbers)
         self._rotary: RotaryPositions | None = attention.rotary
-        self._self_output, self._self_norm = FixedLinear(attention.output), FixedNorm(layer.self_attention_norm)
-        self.memory_attention = MemoryAttentionSteps(memory_attention)
+        self._self_output = fixed_linear(attention.output, numbers)
+        self._self_norm = FixedNorm(layer.self_attention_norm)
+        self.memory_attention = MemoryAttentionSteps(memory_attention, numbers=numbers)
         self._memory_norm = FixedNorm(layer.memory_attention_norm)
-        self._input, self._output = FixedLinear(layer.feed_forward.input), FixedLinear(layer.feed_forward.output)
+        self._input = fixed_linear(layer.feed_forward.input, numbers)
+        self._output = fixed_linear(layer.feed_forward.output, numbers)
         self._feed_forward_norm = FixedNorm(layer.feed_forward_norm)
         self._activation = layer.feed_forward.activation
 

@@ -14,7 +14,9 @@ from seqkit.decoding.hypotheses import Hypothesis
 from seqkit.decoding.model import AttentiveModel
 from seqkit.decoding.sampling import SamplingRule, row_generators
 from seqkit.decoding.single_path import sample_search
+from seqkit.errors import UsageError
 from seqkit.models.encoder_decoder import SourceTokens
+from seqkit.models.fixed_layers import FixedNumbers
 from seqkit.recipe.seq2seq_schema import TranslateOptions
 from seqkit.tasks.side_by_side import SideBySide
 from seqkit.tasks.translation_requests import SourceLimits
@@ -135,6 +137,24 @@ def torch_translator(
         model, src, tgt, options, device, seed=seed, with_attention=with_attention, side_by_side=side_by_side
     )
     return Translator(search, src, tgt, options, limits=limits)
+
+
+def own_numbers(options: TranslateOptions) -> FixedNumbers:
+    """What our engine is to compute in.
+
+    Raises:
+        UsageError: It does not.
+    """
+    match options.engine_type or "float32":
+        case "float32":
+            return "float32"
+        case "int8":
+            return "int8"
+        case other:
+            raise UsageError(
+                f"seqkit's own engine computes in float32 or int8, not in {other}",
+                hint="leave --engine-type out, or use --engine ctranslate2",
+            )
 
 
 def sampling_rule(options: TranslateOptions) -> SamplingRule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,13 @@ import torch
 from torch import nn
 
 from seqkit.errors import UsageError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's ``mallopt``."""
+_OWN_PAGES_FROM = 64 << 20
+"""Bytes of an array that gets pages of its own, which go back when it does."""
+_KEPT_AT_MOST = 512 << 20
+"""Bytes at the end of the heap that are kept for the next arrays."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,8 +46,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def set_threads(threads: int | None, *, num_processes: int = 1) -> int:
+def set_up_cpu(threads: int | None, *, num_processes: int = 1) -> int:
     """Set the CPU threads for arithmetic once, and return how many: as given, else one a core we may use.
+
+    Also has freed memory kept for the next arrays, where the C library is glibc and the user has not said otherwise
+    (``MALLOC_…``, ``GLIBC_TUNABLES``). By itself it returns arrays of megabytes at once, and every page of the next one
+    has to be asked for and zeroed again: a tenth of the time of translating.
 
     Args:
         threads: How many; ``None``: all cores, divided among the processes.
@@ -47,7 +59,19 @@ def set_threads(threads: int | None, *, num_processes: int = 1) -> int:
     """
     count = threads or max(1, len(os.sched_getaffinity(0)) // num_processes)
     torch.set_num_threads(count)
+    if not any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
+        _keep_freed_memory()
     return count
+
+
+def _keep_freed_memory() -> None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        # Another C library.
+        return
+    mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_FROM)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_AT_MOST)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import torch
 
 from seqkit.metrics.translation import Bleu, score_corpus
 from seqkit.tasks.seq2seq_predictor import load_seq2seq
-from seqkit.training.device import set_threads
+from seqkit.training.device import set_up_cpu
 
 from . import decoding_engines
 from .decoding_engines import Model, Translate
@@ -163,7 +163,7 @@ def main() -> None:
     text = Text(lines[: options.lines], references[: options.lines], options.single)
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-") as name:
         folder = Path(name)
-        threads = set_threads(options.threads)
+        threads = set_up_cpu(options.threads)
         loaded = load_seq2seq(model_to_time(options, folder), torch.device("cpu"))
         model = Model(loaded, loaded.recipe.translate, threads)
         settings = f"{options.file.name}, beam {model.options.beam}, {threads} threads"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkit.export.ctranslate_package import import_ctranslate2
+from seqkit.models.fixed_layers import FixedNumbers
 from seqkit.recipe.seq2seq_schema import EngineType, TranslateOptions
 from seqkit.runs.export_folder import read_export
 from seqkit.tasks import ctranslate_search
@@ -51,11 +52,11 @@ class Model:
         return path
 
 
-def own(model: Model) -> Translate:
+def own(model: Model, numbers: FixedNumbers = "float32") -> Translate:
     """Ours, as ``seqkit translate`` sets it up."""
     loaded = model.loaded
     translator = torch_translator(
-        joined_model([loaded]),
+        joined_model([loaded], numbers),
         loaded.src,
         loaded.tgt,
         model.options,

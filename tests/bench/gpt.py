@@ -27,7 +27,7 @@ from seqkit.data.corpora import LmCorpora
 from seqkit.recipe.loading import load_recipe
 from seqkit.recipe.schema import LmRecipe
 from seqkit.tasks.lm import prepare_lm
-from seqkit.training.device import set_threads
+from seqkit.training.device import set_up_cpu
 
 from .equal_time import Outcome, evaluate_run, outcome_series, spending_cells, spending_header, train_recipe
 from .matmul import matmul_rates, reference_line
@@ -69,7 +69,7 @@ def run_recipe(
 def main() -> None:
     """Train all, score all, print."""
     options = _read_options()
-    set_threads(options.threads)
+    set_up_cpu(options.threads)
     setting = PublishedSetting(num_iterations=options.iterations)
     outcomes: dict[str, Outcome] = {}
     minutes = options.minutes

@@ -17,7 +17,7 @@ import torch
 
 from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq, load_seq2seq
 from seqkit.tasks.torch_search import torch_translator
-from seqkit.training.device import describe_device, set_threads
+from seqkit.training.device import describe_device, set_up_cpu
 
 from .growth_lines import add_model_options, model_to_time
 from .line_chart import Panel, save_panels
@@ -95,7 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     if min(options.lengths) < 2:
         parser.error("at least 2 tokens, of which the end is one")
-    set_threads(options.threads)
+    set_up_cpu(options.threads)
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-") as name:
         loaded = load_seq2seq(model_to_time(options, Path(name)), device)

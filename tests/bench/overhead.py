@@ -23,7 +23,7 @@ from seqkit.recipe.schema import LmRecipe, LstmModel
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe, TransformerSeq2Seq
 from seqkit.tasks.lm import PreparedLm
 from seqkit.tasks.seq2seq import PreparedSeq2Seq
-from seqkit.training.device import describe_device, set_threads
+from seqkit.training.device import describe_device, set_up_cpu
 
 from .matmul import matmul_rates, reference_line
 from .operations import lstm_operations_per_token, transformer_operations
@@ -91,7 +91,7 @@ def operations_per_token(work: Workload, num_steps: int) -> float | None:
 def main() -> None:
     """Compare, time and print."""
     options = _read_options()
-    set_threads(options.threads)
+    set_up_cpu(options.threads)
     console.configure(console.ConsoleOptions(quiet=True))
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-") as name:
         folder = Path(name)

@@ -70,10 +70,10 @@ def sample_phases(model: str, began: str) -> dict[str, float]:
     times.append(time.monotonic())
     from seqkit.decoding.sampling import SamplingRule
     from seqkit.tasks.lm_predictor import draw_samples, load_lm
-    from seqkit.training.device import set_threads
+    from seqkit.training.device import set_up_cpu
 
     times.append(time.monotonic())
-    set_threads(None)
+    set_up_cpu(None)
     loaded = load_lm(Path(model), torch.device("cpu"))
     times.append(time.monotonic())
     drawn = draw_samples(loaded.model, loaded.tokenizer, "", length=1, rule=SamplingRule(), seed=1, num_samples=1)

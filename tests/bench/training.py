@@ -36,7 +36,7 @@ from seqkit.recipe.loading import resolve_recipe_text
 from seqkit.recipe.recipe_types import Recipe
 from seqkit.recipe.seq2seq_schema import Seq2SeqRecipe, TransformerSeq2Seq
 from seqkit.tasks.seq2seq import PreparedSeq2Seq
-from seqkit.training.device import describe_device, set_threads
+from seqkit.training.device import describe_device, set_up_cpu
 from seqkit.training.precision import Precision
 
 from .matmul import square_sides, step_sides
@@ -250,7 +250,7 @@ def main() -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         write_skipped(options.json, "training", "PyTorch sees no CUDA device on this machine")
         return
-    set_threads(options.threads)
+    set_up_cpu(options.threads)
     console.configure(console.ConsoleOptions(quiet=True))
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-") as name:
         folder = Path(name)

@@ -34,7 +34,7 @@ from seqkit.decoding.scoring import score_stream
 from seqkit.recipe.loading import load_recipe
 from seqkit.recipe.schema import LmRecipe
 from seqkit.tasks.lm import prepare_lm
-from seqkit.training.device import set_threads
+from seqkit.training.device import set_up_cpu
 
 from .equal_time import Outcome, evaluate_run, outcome_series, spending_cells, spending_header, train_recipe
 from .matmul import matmul_rates, reference_line
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="score the test set too")
     add_json_option(parser)
     options = parser.parse_args()
-    set_threads(options.threads)
+    set_up_cpu(options.threads)
     splits = ["valid", "test"] if options.test else ["valid"]
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory(prefix="seqkit-bench-") as name:

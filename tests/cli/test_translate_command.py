@@ -722,3 +722,21 @@ def test_a_prompt_with_stdout_elsewhere_keeps_results_apart(
     terminal.type("\x04")
     done = process.wait()
     assert (done.code, done.out) == (0, "") and done.err.count("translate> ") == 2
+
+
+@pytest.mark.usefixtures("int8_machine")
+def test_in_8_bits(translate: Translate, seqkit: InProcess, fork_server: ForkServer, tmp_path: Path) -> None:
+    sources = ["ab c", "", "be ce de", "d"]
+    exact = translate.lines("--beam", "3", lines=sources)
+    rounded = translate.lines("--beam", "3", "--engine-type", "int8", lines=sources)
+    assert len(rounded) == 4 and rounded[1] == ""
+    # A trained model is so sure that rounding changes nothing.
+    assert rounded == exact
+    scores = [one["score"] for one in translate.objects("--engine-type", "int8", lines=["be ce de"])]
+    assert scores != [one["score"] for one in translate.objects(lines=["be ce de"])]
+    done = translate("--engine-type", "int16", lines=sources)
+    assert done.code == 2 and "seqkit's own engine computes in float32 or int8, not in int16" in done.error_line
+    few = ["model={type: gru, d_model: 8}", "train.max_steps=2", "train.evaluate_every=null"]
+    recurrent = train_tiny_pairs(fork_server, tmp_path, *few)
+    done = seqkit("translate", "--model", recurrent.run, "--engine-type", "int8", "--text", "abc")
+    assert done.code == 2 and "int8 is for Transformers; this model's decoder is recurrent" in done.error_line

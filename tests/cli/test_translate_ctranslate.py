@@ -210,7 +210,7 @@ def test_a_recipe_names_the_engine(engines: Engines, seqkit: InProcess, trained:
     ours = seqkit(*words, "--engine", "torch")
     assert ours.code == 0 and "CTranslate2" not in ours.err
     for more, message in (
-        (("--engine-type", "int8"), "--engine-type does nothing without --engine ctranslate2"),
+        (("--engine-type", "int16"), "seqkit's own engine computes in float32 or int8, not in int16"),
         (("--engine", "ctranslate"), "--engine: "),
         (("--engine", "ctranslate2", "--engine-type", "int7"), "--engine-type: "),
     ):

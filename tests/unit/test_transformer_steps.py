@@ -181,3 +181,21 @@ def test_steps_in_bf16_differ_by_its_rounding_only(variant: str, num_sources: in
         assert (logits_NV - expected_NV).abs().mean() < 0.03 * expected_NV.abs().mean()
         torch.testing.assert_close(weights_NS.sum(dim=1).float(), torch.ones(len(origin_N)), atol=0.02, rtol=0.0)
         origin_N, read_NT = origin_N[index_N], read_NT[index_N]
+
+
+@pytest.mark.usefixtures("int8_machine")
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_steps_in_8_bits_are_close_alone_and_in_company(variant: str) -> None:
+    model, token_B = make_model(variant).float(), torch.tensor([1, 2, 3])
+    exact_BV, _ = model.step(model.initial_state(SOURCE, B), token_B)
+    model.fix_weights("int8")
+    logits_BV, _ = model.step(model.initial_state(SOURCE, B), token_B)
+    deviation = float((logits_BV - exact_BV).square().mean().sqrt() / exact_BV.std())
+    assert 0 < deviation < 0.05
+    for row in range(B):
+        # A source by itself takes no other way, such as the one that has no 8-bit products.
+        length = int(LENGTHS_B1[row])
+        alone = SourceTokens(SOURCE.ids_BS[row : row + 1, :length], SOURCE.mask_BS[row : row + 1, :length])
+        logits_1V, _ = model.step(model.initial_state(alone, 1), token_B[row : row + 1])
+        torch.testing.assert_close(logits_1V[0], logits_BV[row], rtol=0.0, atol=0.05 * float(exact_BV.std()))

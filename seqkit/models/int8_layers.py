@@ -1,0 +1,86 @@
+"""Linear layers whose weights are 8-bit integers, for steps of many rows on a CPU.
+
+Each output's weights are rounded to 255 steps of its own largest weight, once; each row of the input to 255 steps of
+its own largest number, in every step. The products are whole numbers, added up exactly, so that what comes of a row
+does not depend on the rows beside it. For few rows fp32 is faster, but for the largest matrices.
+
+The scheme is that of Dettmers et al. 2022 (*LLM.int8()*, section 2: vector-wise quantization), without its outliers.
+
+Legend: N rows, I inputs and O outputs of a matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seqkit.errors import UsageError
+
+_LARGEST = 127
+_ZERO = 128
+"""What stands for zero: oneDNN's products take inputs from 0 to 255."""
+_ROWS_AT_ONCE = 16
+"""Rows are filled up to a multiple: oneDNN writes machine code for each number of rows that it meets."""
+
+
+class Int8Linear:
+    """A linear layer.
+
+    Args:
+        linear: The layer, in fp32 on a CPU.
+    """
+
+    __slots__ = ("_bias_O", "_packed", "_rounder", "_scale_O", "_zero_O")
+
+    def __init__(self, linear: nn.Linear) -> None:
+        weight_OI = linear.weight.detach().float()
+        largest_O = weight_OI.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        self._scale_O = largest_O / _LARGEST
+        self._zero_O = torch.zeros(len(weight_OI), dtype=torch.int64)
+        whole_OI = (weight_OI * (_LARGEST / largest_O).unsqueeze(1)).round().to(torch.int8)
+        self._packed = torch.ops.onednn.qlinear_prepack(whole_OI, None)
+        self._bias_O = linear.bias.detach().float().clone()
+        # Numbers are cut to whole ones, after one half was added.
+        self._rounder = torch.tensor(_ZERO + 0.5)
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """Shape (N, O)."""
+        num_rows, num_inputs = x_NI.shape
+        largest_N1 = x_NI.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+        whole_MI = torch.empty(-(-num_rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, num_inputs, dtype=torch.uint8)
+        whole_MI[:num_rows].copy_(torch.addcmul(self._rounder, x_NI, _LARGEST / largest_N1))
+        y_NO = multiply(whole_MI, self._packed, self._scale_O, self._zero_O)[:num_rows]
+        return torch.addcmul(self._bias_O, y_NO, largest_N1, out=y_NO)
+
+
+def multiply(whole_MI: Tensor, packed: Tensor, scale_O: Tensor, zero_O: Tensor) -> Tensor:
+    """The product of inputs from 0 to 255, which stand for -1 to 1, and packed weights: fp32, shape (M, O)."""
+    y_MO: Tensor = torch.ops.onednn.qlinear_pointwise(
+        whole_MI, 1 / _LARGEST, _ZERO, packed, scale_O, zero_O, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return y_MO
+
+
+def check_int8(device: torch.device) -> None:
+    """Check that products of 8-bit integers are exact here.
+
+    Raises:
+        UsageError: There are none, or they are rounded off on the way, as on CPUs before AVX-512 VNNI.
+    """
+    if device.type != "cpu":
+        raise UsageError(f"int8 is for the CPU, not {device.type}", hint="leave --engine-type out")
+    size = 64
+    largest_II = torch.full((size, size), _LARGEST, dtype=torch.int8)
+    try:
+        packed = torch.ops.onednn.qlinear_prepack(largest_II, None)
+        whole = torch.full((size, size), 255, dtype=torch.uint8)
+        y_II = multiply(whole, packed, torch.ones(size), torch.zeros(size, dtype=torch.int64))
+    except (RuntimeError, AttributeError) as error:
+        raise _cannot(str(error).splitlines()[0]) from None
+    if not torch.allclose(y_II, torch.full_like(y_II, size * _LARGEST), rtol=1e-5):
+        raise _cannot("their sums are cut off")
+
+
+def _cannot(why: str) -> UsageError:
+    hint = "leave --engine-type out, or use --engine ctranslate2"
+    return UsageError(f"this machine has no exact products of 8-bit integers in PyTorch ({why})", hint=hint)
