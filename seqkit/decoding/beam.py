@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqkit.decoding.constraints import LexicalConstraints, Progress, share_out
+from seqkit.decoding.gaps import close_gaps
 from seqkit.decoding.hypotheses import NO_TOKEN, Hypothesis, Trellis, score_dtype
 from seqkit.decoding.model import AutoregressiveModel
 from seqkit.decoding.requests import BeamRule, check_sentences
@@ -311,10 +312,10 @@ class _LiveBeams:
             is_final_B1 = is_final_B1 | (self._best_BF > -torch.inf)
         if not bool(is_final_B1.any()):
             return live
-        (stays_B,) = is_final_B1.squeeze(1).logical_not().nonzero(as_tuple=True)
-        self._sentence_B = self._sentence_B[stays_B]
-        self._max_length_B1 = self._max_length_B1[stays_B]
-        self._bound_divisor_B1 = self._bound_divisor_B1[stays_B]
-        self._best_BF = self._best_BF[stays_B]
-        progress_BC = live.progress_BC[stays_B] if live.progress_BC is not None else None
-        return _Candidates(live.log_prob_BC[stays_B], live.row_BC[stays_B], live.token_BC[stays_B], progress_BC)
+        stays_M = close_gaps(is_final_B1.squeeze(1).logical_not())
+        self._sentence_B = self._sentence_B[stays_M]
+        self._max_length_B1 = self._max_length_B1[stays_M]
+        self._bound_divisor_B1 = self._bound_divisor_B1[stays_M]
+        self._best_BF = self._best_BF[stays_M]
+        progress_BC = live.progress_BC[stays_M] if live.progress_BC is not None else None
+        return _Candidates(live.log_prob_BC[stays_M], live.row_BC[stays_M], live.token_BC[stays_M], progress_BC)

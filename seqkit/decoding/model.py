@@ -13,10 +13,11 @@ State = Any
 class AutoregressiveModel(Protocol):
     """A model that predicts the next token of each row. B rows, V vocabulary, N rows kept.
 
-    A state is stepped once: ``step`` may write into its memory. To go on from one state in two ways, ``reorder``
-    it first. The hypotheses of one sentence are always adjacent rows, the same number W for every sentence (row =
-    sentence · W + beam), also after sentences have left; so a model may keep one copy of what all hypotheses of a
-    sentence share, such as the encoder's output, and learn from the index given to ``reorder`` which stay.
+    A state is used once: ``step`` and ``reorder`` may write into its memory. To go on from one state in two ways, name
+    its rows twice in one ``reorder``. The hypotheses of one sentence are always adjacent rows, the same number W for
+    every sentence (row = sentence · W + beam), also after sentences have left; so a model may keep one copy of what all
+    hypotheses of a sentence share, such as the encoder's output, and learn from the index given to ``reorder`` which
+    stay. Sentences that stay need not keep their order.
     """
 
     def initial_state(self, source: Any, batch_size: int) -> State:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqkit.decoding.gaps import close_gaps
 from seqkit.decoding.hypotheses import NO_TOKEN, Hypothesis, Trellis, score_dtype
 from seqkit.decoding.model import AutoregressiveModel
 from seqkit.decoding.penalties import Penalties
@@ -184,7 +185,7 @@ def follow_one_path(
         if bool(is_ending_B.any()):
             (ending_M,) = (is_ending_B & (log_prob_B != -torch.inf)).nonzero(as_tuple=True)
             end(ending_M, token_B, log_prob_B, step + 1)
-            (parent_B,) = is_ending_B.logical_not().nonzero(as_tuple=True)
+            parent_B = close_gaps(is_ending_B.logical_not())
             if parent_B.size(0) == 0:
                 break
             sentence_B, max_length_B = sentence_B[parent_B], max_length_B[parent_B]

@@ -10,8 +10,9 @@ Two hypotheses of a source, after steps a, b; then both go on from the first one
     hypothesis 0  ×     ×     ×
     hypothesis 1  ×     ×        ×       nobody sees a₁ and b₁ any more
 
-Positions that nobody sees are dropped whenever keys and values are copied for another reason: sources leave, or the
-room is full. As all live beams soon have one ancestor, few positions more than there are tokens remain.
+Positions that nobody sees are dropped whenever there are twice as many as were needed the last time. As all live beams
+soon have one ancestor, few positions more than there are tokens remain. Where sources leave, those that stay move only
+to fill a gap. All that is done in place, so that a cache that was gone on from has nothing to read any more.
 
 Legend: L layers, B sources, W hypotheses of each, N = B·W, H heads, R room, P positions in use, K head width.
 """
@@ -23,17 +24,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqkit.models.shared_memory import Moves
+
 _LEAST_ROOM = 64
-"""Positions that fit before anything is copied: at beam 5 most sentences of a few words never are."""
+"""Positions that fit before more memory is taken."""
+_LEAST_LIMIT = 32
+"""Positions in use before any are dropped."""
 
 
 @dataclass
 class _Shared:
-    """What states that came from one another have in common; positions in use by one of them are not written again."""
+    """Where caches that came from one another have their keys and values."""
 
     layers_2BHRK: list[Tensor]
-    """A layer each, keys before values."""
-    num_written: int = 0
+    """A layer each, keys before values; sources that have left may still stand at the end."""
+    limit: int
+    """Positions in use at which those that nobody sees are dropped."""
+    num_uses: int = 0
+    """How often one cache came from another."""
 
     @property
     def room(self) -> int:
@@ -47,7 +55,7 @@ class BranchingCache:
     Made by ``empty``, and by one another.
 
     Args:
-        shared: Keys and values, of which some positions are in use.
+        shared: Keys and values, of which this cache is the one to use.
         num_sources: B.
         length: P.
         bias_BWR: The table; ``None``: all see all.
@@ -58,6 +66,7 @@ class BranchingCache:
         self, shared: _Shared, num_sources: int, length: int, bias_BWR: Tensor | None, own_WW: Tensor | None
     ) -> None:
         self._shared = shared
+        self._num_uses = shared.num_uses
         self._num_sources = num_sources
         self._length = length
         self._bias_BWR = bias_BWR
@@ -73,7 +82,8 @@ class BranchingCache:
         """
         num_sources, num_heads, _, width = like_BHSK.shape
         size = (2, num_sources, num_heads, _LEAST_ROOM, width)
-        return cls(_Shared([like_BHSK.new_empty(size) for _ in range(num_layers)]), num_sources, 0, None, None)
+        layers = [like_BHSK.new_empty(size) for _ in range(num_layers)]
+        return cls(_Shared(layers, limit=_LEAST_LIMIT), num_sources, 0, None, None)
 
     @property
     def num_sources(self) -> int:
@@ -87,13 +97,14 @@ class BranchingCache:
 
     def begin_step(self, num_rows: int) -> BranchingCache:
         """The cache with one position more a row, whose keys and values ``add`` brings. Uses this one up."""
+        self._use()
         width = num_rows // self._num_sources
-        shared, first = self._shared, self._length
-        if shared.num_written > first or first + width > shared.room:
-            # No room; or another state that came from the same one has taken the next positions.
-            return self._copied(None, spare=width).begin_step(num_rows)
-        after = self._with(shared, first + width, self._bias_BWR)
-        shared.num_written = after._length
+        if self._bias_BWR is not None and self._length + width > self._shared.limit:
+            self._drop_unseen(width)
+        if self._length + width > self._shared.room:
+            self._make_room(2 * (self._length + width))
+        first = self._length
+        after = self._with(first + width, self._bias_BWR)
         if after._bias_BWR is not None:
             if after._own_WW is None or after._own_WW.size(0) != width:
                 after._own_WW = after._bias_BWR.new_full((width, width), -torch.inf).fill_diagonal_(0.0)
@@ -106,9 +117,9 @@ class BranchingCache:
         Returns:
             All keys and all values of the layer, each of shape (B, H, P, K).
         """
-        layer_2BHRK, width = self._shared.layers_2BHRK[layer], kv_2BHWK.size(3)
+        layer_2BHRK, width = self._in_use(layer, self._length), kv_2BHWK.size(3)
         layer_2BHRK.narrow(3, self._length - width, width).copy_(kv_2BHWK)
-        keys_BHPK, values_BHPK = layer_2BHRK.narrow(3, 0, self._length).unbind(0)
+        keys_BHPK, values_BHPK = layer_2BHRK.unbind(0)
         return keys_BHPK, values_BHPK
 
     def bias(self) -> Tensor | None:
@@ -118,65 +129,85 @@ class BranchingCache:
         """
         return None if self._bias_BWR is None else self._bias_BWR[:, None, :, : self._length]
 
-    def reorder(self, index_N: Tensor, kept_B: Tensor | None, num_sources: int) -> BranchingCache:
-        """The rows ``index_N``.
+    def reorder(self, index_N: Tensor, moves: Moves | None, num_sources: int) -> BranchingCache:
+        """The rows ``index_N``. Uses this cache up.
 
         Args:
             index_N: Rows now, in their new order.
-            kept_B: The sources that they belong to, if not all as they are.
+            moves: How the sources that they belong to come to the front, if these are not all as they are.
             num_sources: B from now on.
         """
+        self._use()
         width = len(index_N) // num_sources
         bias_BWR = None
         if self._bias_BWR is not None:
             bias_BWR = self._bias_BWR.flatten(0, 1).index_select(0, index_N).view(num_sources, width, -1)
         elif width > 1:
             bias_BWR = self._shared.layers_2BHRK[0].new_zeros(num_sources, width, self._shared.room)
-        after = self._with(self._shared, self._length, bias_BWR)
+        if moves is not None:
+            self._move(moves)
+        after = self._with(self._length, bias_BWR)
         after._num_sources = num_sources
-        return after if kept_B is None else after._copied(kept_B, spare=width)
+        return after
 
-    def _with(self, shared: _Shared, length: int, bias_BWR: Tensor | None) -> BranchingCache:
-        return BranchingCache(shared, self._num_sources, length, bias_BWR, self._own_WW)
+    def _use(self) -> None:
+        if self._num_uses != self._shared.num_uses:
+            raise RuntimeError("this state was gone on from before; to go on in two ways, name its rows twice")
+        self._shared.num_uses += 1
 
-    def _copied(self, kept_B: Tensor | None, *, spare: int) -> BranchingCache:
-        """A cache with memory of its own, without the positions that nobody sees.
+    def _with(self, length: int, bias_BWR: Tensor | None) -> BranchingCache:
+        return BranchingCache(self._shared, self._num_sources, length, bias_BWR, self._own_WW)
 
-        Args:
-            kept_B: The sources to take; ``None``: all.
-            spare: Fewest positions to have room for.
-        """
-        bias_BWP = None if self._bias_BWR is None else self._bias_BWR[:, :, : self._length]
-        length, position_BP = self._length, None
-        if bias_BWP is not None:
-            is_seen_BP = (bias_BWP == 0).any(dim=1)
-            length = int(is_seen_BP.sum(dim=1).max())
-            # Sources differ in how many positions they still need: the others get some that nobody sees.
-            position_BP = is_seen_BP.sort(dim=1, descending=True, stable=True).indices[:, :length]
-            bias_BWP = bias_BWP.gather(2, position_BP.unsqueeze(1).expand(-1, bias_BWP.size(1), -1))
-        room = max(_LEAST_ROOM, 2 * (length + spare))
-        layers = [_copied_layer(old, self._length, kept_B, position_BP, room) for old in self._shared.layers_2BHRK]
-        bias_BWR = None
-        if bias_BWP is not None:
-            bias_BWR = bias_BWP.new_empty(bias_BWP.size(0), bias_BWP.size(1), room)
-            bias_BWR[:, :, :length] = bias_BWP
-        return self._with(_Shared(layers, num_written=length), length, bias_BWR)
+    def _in_use(self, layer: int, length: int) -> Tensor:
+        """Of a layer, the sources that there are and the positions that are written."""
+        return self._shared.layers_2BHRK[layer].narrow(1, 0, self._num_sources).narrow(3, 0, length)
+
+    def _move(self, moves: Moves) -> None:
+        """Have the sources that stay stand at the front."""
+        shared = self._shared
+        for layer in range(len(shared.layers_2BHRK)):
+            rows_B2HPK = self._in_use(layer, self._length).transpose(0, 1)
+            taken_B2HPK = moves.take(rows_B2HPK)
+            if moves.into_M is None:
+                shared.layers_2BHRK[layer] = _with_room(taken_B2HPK.transpose(0, 1), shared.room)
+
+    def _drop_unseen(self, width: int) -> None:
+        """Leave out the positions that no hypothesis sees."""
+        assert self._bias_BWR is not None
+        shared, bias_BWP = self._shared, self._bias_BWR[:, :, : self._length]
+        is_seen_BP = (bias_BWP == 0).any(dim=1)
+        num_seen = int(is_seen_BP.sum(dim=1).max())
+        shared.limit = max(_LEAST_LIMIT, 2 * (num_seen + width))
+        if num_seen == self._length:
+            return
+        # Sources differ in how many positions they still need: the others get some that nobody sees.
+        position_BP = is_seen_BP.sort(dim=1, descending=True, stable=True).indices[:, :num_seen]
+        row_BHP = self._rows_of(position_BP)
+        for layer, layer_2BHRK in enumerate(shared.layers_2BHRK):
+            seen_2XK = layer_2BHRK.flatten(1, 3).index_select(1, row_BHP.flatten())
+            self._in_use(layer, num_seen).copy_(seen_2XK.unflatten(1, row_BHP.shape))
+        seen_BWP = bias_BWP.gather(2, position_BP.unsqueeze(1).expand(-1, bias_BWP.size(1), -1))
+        self._bias_BWR[:, :, :num_seen] = seen_BWP
+        self._length = num_seen
+
+    def _rows_of(self, position_BP: Tensor) -> Tensor:
+        """Where positions of each source stand for each head, in a layer's memory as one piece, shape (B, H, P)."""
+        _, _, num_heads, room, _ = self._shared.layers_2BHRK[0].shape
+        source_B11 = torch.arange(self._num_sources, device=position_BP.device)[:, None, None]
+        head_H1 = torch.arange(num_heads, device=position_BP.device).unsqueeze(1)
+        return (source_B11 * num_heads + head_H1) * room + position_BP.unsqueeze(1)
+
+    def _make_room(self, room: int) -> None:
+        """Take memory for more positions."""
+        shared = self._shared
+        for layer in range(len(shared.layers_2BHRK)):
+            shared.layers_2BHRK[layer] = _with_room(self._in_use(layer, self._length), room)
+        if self._bias_BWR is not None:
+            self._bias_BWR = torch.nn.functional.pad(self._bias_BWR, (0, room - self._bias_BWR.size(2)))
 
 
-def _copied_layer(
-    old_2BHRK: Tensor, length: int, kept_B: Tensor | None, position_BP: Tensor | None, room: int
-) -> Tensor:
-    """Some sources and, of each, some positions of a layer, with new room."""
-    _, num_sources, num_heads, old_room, width = old_2BHRK.shape
-    if kept_B is None:
-        kept_B = torch.arange(num_sources, device=old_2BHRK.device)
-    if position_BP is None:
-        position_BP = torch.arange(length, device=old_2BHRK.device).expand(len(kept_B), -1)
-    # Row (source, head, position) of the memory, which is one piece.
-    head_H1 = torch.arange(num_heads, device=old_2BHRK.device).unsqueeze(1)
-    row_BHP = ((kept_B[:, None, None] * num_heads + head_H1) * old_room) + position_BP.unsqueeze(1)
-    new_2BHRK = old_2BHRK.new_empty(2, len(kept_B), num_heads, room, width)
-    new_2BHRK[:, :, :, : position_BP.size(1)] = (
-        old_2BHRK.flatten(1, 3).index_select(1, row_BHP.flatten()).unflatten(1, row_BHP.shape)
-    )
+def _with_room(used_2BHPK: Tensor, room: int) -> Tensor:
+    """A copy with room for more positions."""
+    new_2BHRK = used_2BHPK.new_empty(*used_2BHPK.shape[:3], room, used_2BHPK.size(4))
+    new_2BHRK[:, :, :, : used_2BHPK.size(3)] = used_2BHPK
     return new_2BHRK

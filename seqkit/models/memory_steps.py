@@ -22,6 +22,7 @@ from torch import Tensor
 
 from seqkit.models.attention import CrossAttention, attention_weights, fused_attention
 from seqkit.models.fixed_layers import FixedLinear, FixedNumbers, fixed_linear
+from seqkit.models.shared_memory import Moves
 
 
 class StepMemory(Protocol):
@@ -40,8 +41,8 @@ class StepMemory(Protocol):
         """Mean of the heads' weights over the memory, shape (N, S)."""
         ...
 
-    def select(self, kept_B: Tensor) -> StepMemory:
-        """Some sources, each any number of times."""
+    def select(self, moves: Moves) -> StepMemory:
+        """Some sources, each any number of times. Uses this memory up."""
         ...
 
 
@@ -126,11 +127,10 @@ class ProjectedStepMemory:
         weights_BHWS = attention_weights(look, self.k_BHSK, self.bias_B11S)
         return weights_BHWS.mean(dim=1).flatten(0, 1)
 
-    def select(self, kept_B: Tensor) -> ProjectedStepMemory:
+    def select(self, moves: Moves) -> ProjectedStepMemory:
         """See ``StepMemory``."""
-        bias_B11S = None if self.bias_B11S is None else self.bias_B11S.index_select(0, kept_B)
-        k_BHSK, v_BHSK = self.k_BHSK.index_select(0, kept_B), self.v_BHSK.index_select(0, kept_B)
-        return ProjectedStepMemory(self.layer, k_BHSK, v_BHSK, bias_B11S)
+        bias_B11S = None if self.bias_B11S is None else moves.take(self.bias_B11S)
+        return ProjectedStepMemory(self.layer, moves.take(self.k_BHSK), moves.take(self.v_BHSK), bias_B11S)
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,6 @@ class AbsorbedStepMemory:
         """See ``StepMemory``."""
         return look.mean(dim=1)
 
-    def select(self, kept_B: Tensor) -> ProjectedStepMemory:
+    def select(self, moves: Moves) -> ProjectedStepMemory:
         """See ``StepMemory``."""
-        return self.projected.select(kept_B)
+        return self.projected.select(moves)

@@ -5,6 +5,8 @@ Legend: B sources, W rows of one source, N = B·W rows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,41 @@ def move_rows(source_of_row_N: Tensor, index_N: Tensor, num_sources: int) -> tup
         return sources_N, None
     rows_per_source = len(sources_N) // max(1, len(kept_B))
     return torch.arange(len(kept_B), device=kept_B.device).repeat_interleave(rows_per_source), kept_B
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How the sources that stay come to the front of a memory, in place where that is a matter of a few."""
+
+    kept_B: Tensor
+    """Their rows now, in their new order."""
+    into_M: Tensor | None
+    """Rows that another one moves into; ``None``: all rows are copied."""
+    from_M: Tensor
+
+    @classmethod
+    def of(cls, kept_B: Tensor) -> Moves:
+        """In place if sources only fill the gaps of those that leave.
+
+        >>> moves = Moves.of(torch.tensor([0, 4, 2]))
+        >>> moves.into_M, moves.take(torch.arange(5))
+        (tensor([1]), tensor([0, 4, 2]))
+        >>> Moves.of(torch.tensor([1, 0])).into_M is None
+        True
+        """
+        num_kept = len(kept_B)
+        (into_M,) = (kept_B != torch.arange(num_kept, device=kept_B.device)).nonzero(as_tuple=True)
+        from_M = kept_B.index_select(0, into_M)
+        is_in_place = bool((from_M >= num_kept).all()) and len(from_M.unique()) == len(from_M)
+        return cls(kept_B, into_M if is_in_place else None, from_M)
+
+    def take(self, memory_BX: Tensor) -> Tensor:
+        """The rows that are kept, first axis; what is moved in place is lost where it stood. May be done twice."""
+        if self.into_M is None:
+            return memory_BX.index_select(0, self.kept_B)
+        if len(self.into_M):
+            memory_BX.index_copy_(0, self.into_M, memory_BX.index_select(0, self.from_M))
+        return memory_BX[: len(self.kept_B)]
 
 
 def _adjacent_sources(sources_N: Tensor) -> Tensor:

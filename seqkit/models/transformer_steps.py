@@ -24,7 +24,7 @@ from seqkit.models.fixed_layers import FixedNorm, FixedNumbers, fixed_linear, fi
 from seqkit.models.memory import Memory
 from seqkit.models.memory_steps import MemoryAttentionSteps, StepMemory
 from seqkit.models.positions import RotaryPositions
-from seqkit.models.shared_memory import move_rows
+from seqkit.models.shared_memory import Moves, move_rows
 from seqkit.models.transformer import TransformerLayer, TransformerStack, activate
 
 
@@ -110,13 +110,14 @@ class TransformerSteps:
         return logits_NV, SteppingState(self, cache, position + 1, state.memories, state.source_of_row_N, look)
 
     def reorder(self, state: SteppingState, index_N: Tensor) -> SteppingState:
-        """The rows ``index_N``; the memory is copied only where the sources change."""
+        """The rows ``index_N``; of the memory, only sources that fill the gaps of those that left are moved."""
         num_sources = state.cache.num_sources
         source_of_row_N, kept_B = move_rows(state.source_of_row_N, index_N, num_sources)
-        memories = state.memories
+        memories, moves = state.memories, None
         if kept_B is not None:
-            num_sources, memories = len(kept_B), [memory.select(kept_B) for memory in memories]
-        cache = state.cache.reorder(index_N, kept_B, num_sources)
+            moves = Moves.of(kept_B)
+            num_sources, memories = len(kept_B), [memory.select(moves) for memory in memories]
+        cache = state.cache.reorder(index_N, moves, num_sources)
         return SteppingState(self, cache, state.num_tokens, memories, source_of_row_N)
 
 

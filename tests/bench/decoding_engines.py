@@ -18,7 +18,7 @@ from seqkit.runs.export_folder import read_export
 from seqkit.tasks import ctranslate_search
 from seqkit.tasks.ctranslate_export import export_model, token_names
 from seqkit.tasks.ctranslate_search import CtranslateSearch
-from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq
+from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq, load_seq2seq
 from seqkit.tasks.side_by_side import SideBySide
 from seqkit.tasks.torch_search import torch_translator
 from seqkit.tasks.translation_ensemble import joined_model
@@ -54,7 +54,8 @@ class Model:
 
 def own(model: Model, numbers: FixedNumbers = "float32") -> Translate:
     """Ours, as ``seqkit translate`` sets it up."""
-    loaded = model.loaded
+    # With weights of its own: a model has them laid out in one kind of numbers.
+    loaded = load_seq2seq(model.loaded.path, model.loaded.device)
     translator = torch_translator(
         joined_model([loaded], numbers),
         loaded.src,

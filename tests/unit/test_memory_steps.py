@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from seqkit.models.attention import CrossAttention, padding_bias
 from seqkit.models.memory_steps import AbsorbedStepMemory, MemoryAttentionSteps, ProjectedStepMemory, StepMemory
+from seqkit.models.shared_memory import Moves
 
 D, M, H, K, W = 6, 5, 2, 3, 4
 
@@ -72,7 +73,7 @@ def test_sources_that_are_kept_are_found_as_before(num_sources: int) -> None:
     memory = laid_out(attention, memory_BSM, padding_bias(mask_BS).double())
     x_ND, last = random(num_sources, D, seed=5), num_sources - 1
     y_ND, look = memory.attend(x_ND)
-    kept = memory.select(torch.tensor([last, 0]))
+    kept = memory.select(Moves.of(torch.tensor([last, 0])))
     kept_y_ND, kept_look = kept.attend(x_ND[[last, 0]])
     torch.testing.assert_close(kept_y_ND, y_ND[[last, 0]])
     torch.testing.assert_close(kept.weights(kept_look), memory.weights(look)[[last, 0]])

@@ -104,22 +104,66 @@ def test_hypotheses_of_a_single_source_agree_with_whole_sequences(variant: str, 
 
 
 @torch.no_grad()
-def test_one_state_goes_on_in_two_ways_once_it_is_reordered() -> None:
+def test_one_state_goes_on_in_two_ways_if_its_rows_are_named_twice() -> None:
     model = make_model("pre-relu")
     state = model.initial_state(SOURCE, B)
     first_N, ids_2B = torch.tensor([1, 2, 3]), torch.tensor([[4, 5, 6], [7, 8, 9]])
     _, state = model.step(state, first_N)
-    order_B = torch.arange(B)
-    states = [model.reorder(state, order_B) for _ in range(2)]
-    read = [torch.stack([first_N, ids_B], dim=1) for ids_B in ids_2B]
-    for number in (0, 1):
-        logits_BV, states[number] = model.step(states[number], ids_2B[number])
-        torch.testing.assert_close(logits_BV, whole(model, order_B, read[number]))
+    twice_N = torch.arange(B).repeat_interleave(2)
+    state = model.reorder(state, twice_N)
+    read_NT = torch.stack([first_N[twice_N], ids_2B.T.flatten()], dim=1)
+    logits_NV, state = model.step(state, ids_2B.T.flatten())
+    torch.testing.assert_close(logits_NV, whole(model, twice_N, read_NT))
     # Neither sees what the other has read meanwhile.
-    for number in (0, 1):
-        logits_BV, _ = model.step(states[number], first_N)
-        expected_BV = whole(model, order_B, torch.cat([read[number], first_N.unsqueeze(1)], dim=1))
-        torch.testing.assert_close(logits_BV, expected_BV)
+    logits_NV, _ = model.step(state, first_N[twice_N])
+    read_NT = torch.cat([read_NT, first_N[twice_N].unsqueeze(1)], dim=1)
+    torch.testing.assert_close(logits_NV, whole(model, twice_N, read_NT))
+
+
+@torch.no_grad()
+def test_a_state_that_was_used_says_so() -> None:
+    model, token_B, order_B = make_model("pre-relu"), torch.tensor([1, 2, 3]), torch.arange(B)
+    state = model.initial_state(SOURCE, B)
+    _, after = model.step(state, token_B)
+    with pytest.raises(RuntimeError, match="gone on from before"):
+        model.step(state, token_B)
+    model.reorder(after, order_B)
+    for use in (lambda: model.reorder(after, order_B), lambda: model.step(after, token_B)):
+        with pytest.raises(RuntimeError, match="gone on from before"):
+            use()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_sources_that_fill_gaps_go_on_as_before(variant: str) -> None:
+    model, generator = make_model(variant), torch.Generator().manual_seed(4)
+    origin_N = torch.randint(B, (9,), generator=generator)
+    state = model.initial_state(SourceTokens(SOURCE.ids_BS[origin_N], SOURCE.mask_BS[origin_N]), 9)
+    read_NT = torch.empty(9, 0, dtype=torch.long)
+    # Hypotheses of each source, and the sources that stay: in place, in place, at the end, in another order, one twice.
+    for width, kept in (
+        (2, range(9)),
+        (2, (0, 8, 2, 3, 4, 7, 6)),
+        (3, (6, 1, 2, 3, 5)),
+        (3, (0, 1, 2, 3)),
+        (3, (2, 0, 1)),
+        (3, (1, 1)),
+    ):
+        for _ in range(9):
+            token_N = torch.randint(V, origin_N.shape, generator=generator)
+            logits_NV, state = model.step(state, token_N)
+            read_NT = torch.cat([read_NT, token_N.unsqueeze(1)], dim=1)
+            torch.testing.assert_close(logits_NV, whole(model, origin_N, read_NT))
+            now = len(token_N) // state.cache.num_sources
+            index_N = (
+                torch.arange(len(token_N)).view(-1, now)[:, torch.randint(now, (now,), generator=generator)].flatten()
+            )
+            state = model.reorder(state, index_N)
+            origin_N, read_NT = origin_N[index_N], read_NT[index_N]
+        now = len(origin_N) // state.cache.num_sources
+        index_N = torch.cat([source * now + torch.randint(now, (width,), generator=generator) for source in kept])
+        state = model.reorder(state, index_N)
+        origin_N, read_NT = origin_N[index_N], read_NT[index_N]
 
 
 @torch.no_grad()
