@@ -42,6 +42,14 @@ Alpha = Annotated[float | None, typer.Option("--alpha", min=0, help="Strength of
 CoveragePenalty = Annotated[
     float | None, typer.Option("--coverage-penalty", min=0, help="Wu et al. 2016's β, for models with attention (0).")
 ]
+Patience = Annotated[
+    float | None,
+    typer.Option(
+        "--patience",
+        help="End a line's search once this times --beam hypotheses have ended; faster (when nothing better can come).",
+        show_default=False,
+    ),
+]
 MinLength = Annotated[int | None, typer.Option("--min-length", min=0, help="Fewest tokens (0).")]
 MaxLength = Annotated[int | None, typer.Option("--max-length", min=1, help="Most tokens, the end counted.")]
 MaxLengthRatio = Annotated[
@@ -108,7 +116,7 @@ Deterministic = Annotated[
 ]
 
 _OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
-_OF_SEARCH = ("beam", "length_penalty", "alpha", "coverage_penalty")
+_OF_SEARCH = ("beam", "length_penalty", "alpha", "coverage_penalty", "patience")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +215,8 @@ def translate_options(
             raise UsageError("constraints need beam search; leave --sample out")
     else:
         _refuse_any(typed, _OF_SAMPLING, "without --sample")
+    if options.beam == 1:
+        _refuse_any(typed, ("patience",), "with one beam, which ends when its hypothesis does")
     if options.length_penalty == "none":
         _refuse_any(typed, ("alpha",), "with --length-penalty none")
     if options.deterministic:

@@ -8,8 +8,10 @@ best candidates of its last step all are taken, those without the end token as u
 score.
 
 A sentence is final when no live hypothesis can still enter its ``num_best`` best, by the bound in ``penalties.py``;
-an equal score found later does not enter. With one beam the search is greedy: there is nothing beside the path that
-takes the likeliest token, so it is final when that path ends, whatever the penalty.
+an equal score found later does not enter. With a patience it is final too once that many times W hypotheses have ended
+(Kasai et al. 2022, "Beam Decoding with Controlled Patience"), though a better one may come. With one beam the search
+is greedy: there is nothing beside the path that takes the likeliest token, so it is final when that path ends,
+whatever the penalty.
 
 Legend: B sentences in the batch, W beams (1 in the first step), N = B · W rows with row = sentence · W + beam,
 K candidates of a row, Y = W · K of a sentence, C the best of those, V vocabulary, T tokens so far, F finished.
@@ -188,6 +190,7 @@ class _LiveBeams:
         divisors = [[rule.divisor(max_length)] for max_length in max_lengths]
         self._bound_divisor_B1 = torch.tensor(divisors, dtype=dtype, device=device)
         self._best_BF = torch.full((batch_size, rule.num_best), -torch.inf, dtype=dtype, device=device)
+        self._num_ended_B1 = torch.zeros(batch_size, 1, dtype=torch.long, device=device)
         self._has_ended = False
         self._log_prob_N = torch.zeros(batch_size, dtype=dtype, device=device)
         self._progress_N = lexical.start() if lexical is not None else None
@@ -279,6 +282,8 @@ class _LiveBeams:
         """Score the candidates that end, note them, and keep each sentence's best scores."""
         score_BC = self._keeper.score(candidates.log_prob_BC, length, candidates.row_BC)
         score_BC = score_BC.masked_fill(~is_ending_BC, -torch.inf)
+        if self._rule.num_to_end is not None:
+            self._num_ended_B1 += (score_BC > -torch.inf).sum(dim=1, keepdim=True)
         meets_BC = None
         if self._lexical is not None and candidates.progress_BC is not None:
             meets_BC = self._lexical.is_met(candidates.progress_BC)
@@ -306,6 +311,8 @@ class _LiveBeams:
             return live
         bound_B1 = live.log_prob_BC.amax(dim=1, keepdim=True) / self._bound_divisor_B1
         is_final_B1 = self._best_BF[:, -1:] >= bound_B1
+        if self._rule.num_to_end is not None:
+            is_final_B1 = is_final_B1 | (self._num_ended_B1 >= self._rule.num_to_end)
         if is_last_B1 is not None:
             is_final_B1 = is_final_B1 | is_last_B1
         if self._rule.beam_size == 1:
@@ -316,6 +323,6 @@ class _LiveBeams:
         self._sentence_B = self._sentence_B[stays_M]
         self._max_length_B1 = self._max_length_B1[stays_M]
         self._bound_divisor_B1 = self._bound_divisor_B1[stays_M]
-        self._best_BF = self._best_BF[stays_M]
+        self._best_BF, self._num_ended_B1 = self._best_BF[stays_M], self._num_ended_B1[stays_M]
         progress_BC = live.progress_BC[stays_M] if live.progress_BC is not None else None
         return _Candidates(live.log_prob_BC[stays_M], live.row_BC[stays_M], live.token_BC[stays_M], progress_BC)

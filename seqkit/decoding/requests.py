@@ -25,6 +25,17 @@ class BeamRule(Penalties):
     """No n-gram of this length occurs twice in an output; 0: no limit."""
     num_best: int = 1
     """Hypotheses to return for each sentence; at most ``beam_size``."""
+    patience: float | None = None
+    """A sentence is final once ``beam_size`` times this have ended; ``None``: when nothing better can come."""
+
+    @property
+    def num_to_end(self) -> int | None:
+        """So many of a sentence's hypotheses are waited for, if it is by number.
+
+        >>> BeamRule(patience=1.3).num_to_end, BeamRule(patience=0.1, num_best=2).num_to_end
+        (6, 2)
+        """
+        return None if self.patience is None else max(round(self.beam_size * self.patience), self.num_best)
 
 
 class SentenceError(SeqkitError, ValueError):
@@ -59,6 +70,8 @@ def check_rule(rule: BeamRule, *, vocab_size: int | None = None) -> None:
         # Written so that NaN is refused too.
         if not least <= value < float("inf"):
             raise UsageError(f"the {name} is {value}, but must be at least {least}")
+    if rule.patience is not None and not 0 < rule.patience < float("inf"):
+        raise UsageError(f"the patience is {rule.patience}, but must be above 0")
     if rule.num_best > rule.beam_size:
         raise UsageError(
             f"{rule.num_best} best outputs are asked for, more than the beam of {rule.beam_size} holds",

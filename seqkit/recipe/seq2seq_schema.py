@@ -279,6 +279,9 @@ class TranslateOptions(Config):
     """Exponent of the length penalty; 0 is none."""
     coverage_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Strength β of the coverage penalty of Wu et al. 2016."""
+    patience: PositiveFloat | None = None
+    """A sentence's search ends once this many times `beam` hypotheses have ended (Kasai et al. 2022), 1 being what most
+    programs do; null: when nothing better can come, which takes about a quarter more steps."""
     min_length: NonNegativeInt = 0
     """Fewest tokens of a translation."""
     max_length: PositiveInt | None = None

@@ -185,4 +185,5 @@ def beam_rule(options: TranslateOptions, num_best: int) -> BeamRule:
         min_length=options.min_length,
         no_repeat_ngram=options.no_repeat_ngram,
         num_best=num_best,
+        patience=options.patience,
     )

@@ -52,7 +52,7 @@ class Model:
         return path
 
 
-def own(model: Model, numbers: FixedNumbers = "float32") -> Translate:
+def own(model: Model, numbers: FixedNumbers = "float32", *, patience: float | None = None) -> Translate:
     """Ours, as ``seqkit translate`` sets it up."""
     # With weights of its own: a model has them laid out in one kind of numbers.
     loaded = load_seq2seq(model.loaded.path, model.loaded.device)
@@ -60,7 +60,7 @@ def own(model: Model, numbers: FixedNumbers = "float32") -> Translate:
         joined_model([loaded], numbers),
         loaded.src,
         loaded.tgt,
-        model.options,
+        model.options.model_copy(update={"patience": patience}),
         limits=model.limits,
         side_by_side=SideBySide(model.threads) if model.threads > 1 else None,
     )

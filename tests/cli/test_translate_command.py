@@ -740,3 +740,22 @@ def test_in_8_bits(translate: Translate, seqkit: InProcess, fork_server: ForkSer
     recurrent = train_tiny_pairs(fork_server, tmp_path, *few)
     done = seqkit("translate", "--model", recurrent.run, "--engine-type", "int8", "--text", "abc")
     assert done.code == 2 and "int8 is for Transformers; this model's decoder is recurrent" in done.error_line
+
+
+def test_patience(translate: Translate) -> None:
+    sources = ["ab c", "be ce de", "d"]
+    proved = [one["score"] for one in translate.objects(lines=sources)]
+    soon = [one["score"] for one in translate.objects("--patience", "0.4", lines=sources)]
+    # What ends first is at most as good, and all of a large number of hypotheses are waited for.
+    assert all(first <= best for first, best in zip(soon, proved, strict=True))
+    assert [one["score"] for one in translate.objects("--patience", "40", lines=sources)] == proved
+    both = translate.objects("--patience", "0.2", "--n-best", "2", lines=sources)
+    assert [len(one["hypotheses"]) for one in both] == [2, 2, 2]
+    for words, message in (
+        (("--patience", "0"), "--patience: "),
+        (("--patience", "1", "--beam", "1"), "--patience does nothing with one beam"),
+        (("--patience", "1", "--sample"), "--patience does nothing with --sample"),
+        (("--patience", "0.5", "--engine", "ctranslate2"), "--engine ctranslate2 has no --patience below 1"),
+    ):
+        done = translate(*words, lines=sources)
+        assert done.code == 2 and message in done.error_line, done.err

@@ -100,7 +100,7 @@ def assert_is(found: Hypothesis, expected: Scored, rule: BeamRule) -> None:
 
 
 def reference_search(forced: Forced, rule: BeamRule, *, vocab_size: int, max_length: int) -> list[Scored]:
-    """Beam search in plain lists that goes on to the longest length, whatever has finished."""
+    """Beam search in plain lists that goes on to the longest length, or until its patience ends."""
     live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     ended: list[Scored] = []
     for length in range(1, max_length + 1):
@@ -114,6 +114,8 @@ def reference_search(forced: Forced, rule: BeamRule, *, vocab_size: int, max_len
             for _, _, token, ids in extensions[: rule.beam_size]
             if token == EOS or length == max_length
         ]
+        if rule.patience is not None and len(ended) >= max(round(rule.beam_size * rule.patience), rule.num_best):
+            break
         live = [(-cost, (*ids, token)) for cost, _, token, ids in extensions if token != EOS][: rule.beam_size]
     return sorted(ended, key=lambda one: -one.score(rule))[: rule.num_best]
 
@@ -201,12 +203,14 @@ def meets(ids: Sequence[int], constraints: Sequence[Sequence[int]]) -> bool:
 
 
 @every_penalty
+@pytest.mark.parametrize("patience", [None, 0.5, 1.0, 1.6])
 @pytest.mark.parametrize("beam_size", [2, 3, 5])
-def test_stopping_early_changes_nothing(penalty: BeamRule, beam_size: int) -> None:
+def test_stopping_early_changes_nothing(penalty: BeamRule, beam_size: int, patience: float | None) -> None:
+    # But what ends by its number of hypotheses, which is where the other search stops too.
     model = FakeTranslator(6, seed=4, sharpness=1.0)
     max_lengths = [7, 4, 9]
     num_best = 2 if beam_size < 5 else 5
-    rule = rule_like(penalty, beam_size=beam_size, num_best=num_best)
+    rule = rule_like(penalty, beam_size=beam_size, num_best=num_best, patience=patience)
     found = search(model, SOURCES[:3], rule, max_lengths=max_lengths)
     for source, max_length, outputs in zip(SOURCES, max_lengths, found, strict=False):
         expected = reference_search(Forced(model, [source]), rule, vocab_size=6, max_length=max_length)

@@ -181,6 +181,16 @@ def test_sentences_leave_when_they_are_final_and_no_step_is_wasted() -> None:
     assert greedy.rows == greedy.sentences == [4, 4, 3, 2, 1] and greedy.num_reorders == 3
 
 
+def test_with_a_patience_a_better_output_may_come_too_late() -> None:
+    # A, then the end, is worth more than the end at once, by the mean; two hypotheses end before it is known.
+    model = bigrams(6, bos={EOS: 0.4, A: 0.6}, a={EOS: 0.1, A: 0.9})
+    ((proved,),) = search(model, beam_size=2, length_penalty="average", max_length=12)
+    num_proved = len(model.read)
+    ((first,),) = search(model, beam_size=2, length_penalty="average", max_length=12, patience=0.5)
+    assert first.ids == [] and len(proved.ids) > 1
+    assert len(model.read) - num_proved < num_proved
+
+
 def test_a_beam_larger_than_the_vocabulary_still_works() -> None:
     (outputs,) = search(MemoryModel(random_table(4, seed=1)), beam_size=9, num_best=9, max_length=2)
     assert len(outputs) == 9 and outputs == sorted(outputs, key=lambda output: -output.score)
@@ -356,6 +366,8 @@ def test_no_sentences_give_no_outputs() -> None:
         (BeamRule(coverage_penalty=math.inf), "the coverage penalty is inf"),
         (BeamRule(min_length=-1), "the min-length is -1"),
         (BeamRule(no_repeat_ngram=-2), "the no-repeat-ngram is -2"),
+        (BeamRule(patience=0), "the patience is 0, but must be above 0"),
+        (BeamRule(patience=math.nan), "the patience is nan"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(rule: BeamRule, message: str) -> None:
