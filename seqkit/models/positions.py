@@ -22,6 +22,8 @@ def sinusoidal_positions(num_positions: int, d_model: int) -> Tensor:
         Shape (P, D), fp32.
     """
     angles_PF = _angles(num_positions, d_model)
+    if angles_PF.is_meta:
+        return torch.empty(num_positions, d_model)
     return torch.stack([angles_PF.sin(), angles_PF.cos()], dim=-1).flatten(1)
 
 
@@ -104,5 +106,9 @@ class RotaryPositions(nn.Module):
 
 def _angles(num_positions: int, width: int) -> Tensor:
     """Position times frequency, shape (P, width / 2): frequencies fall from 1 to 1 / 10,000 geometrically."""
+    shape_PF = torch.empty(num_positions, width // 2)
+    if shape_PF.is_meta:
+        # No more is asked for; to compute without numbers, PyTorch would import its compiler.
+        return shape_PF
     frequencies_F = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     return torch.arange(num_positions).unsqueeze(1) * frequencies_F

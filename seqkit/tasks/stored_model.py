@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from seqkit.errors import CheckpointError
 from seqkit.recipe.loading import recipe_from_resolved
@@ -51,6 +52,19 @@ def stored_tokenizer(checkpoint: Checkpoint, name: str) -> Tokenizer:
         raise CheckpointError(f"{checkpoint.path}/{name}: damaged tokenizer: {error}") from error
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """Inside, tensors are not filled with random numbers: on the meta device that would import PyTorch's compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call it, unless it draws."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", None) in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build_to_fit(checkpoint: Checkpoint, build: Callable[[], ModelT]) -> ModelT:
     """Build a model and give it the stored weights.
 
@@ -62,7 +76,7 @@ def build_to_fit(checkpoint: Checkpoint, build: Callable[[], ModelT]) -> ModelT:
         CheckpointError: The weights are those of another model.
     """
     # Without memory first: a damaged recipe may describe a model larger than the machine.
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
     for name in dict.fromkeys([*expected, *checkpoint.weights]):
         shape = expected.get(name)
