@@ -19,6 +19,8 @@ from seqkit.errors import UsageError
 _LARGEST = 127
 _ZERO = 128
 """What stands for zero: oneDNN's products take inputs from 0 to 255."""
+_SMALLEST = 1e-30
+"""What a row or an output of zeros is divided by instead; its quotient with 127 is still a number of fp32."""
 _ROWS_AT_ONCE = 16
 """Rows are filled up to a multiple: oneDNN writes machine code for each number of rows that it meets."""
 
@@ -34,7 +36,7 @@ class Int8Linear:
 
     def __init__(self, linear: nn.Linear) -> None:
         weight_OI = linear.weight.detach().float()
-        largest_O = weight_OI.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        largest_O = weight_OI.abs().amax(dim=1).clamp(min=_SMALLEST)
         self._scale_O = largest_O / _LARGEST
         self._zero_O = torch.zeros(len(weight_OI), dtype=torch.int64)
         whole_OI = (weight_OI * (_LARGEST / largest_O).unsqueeze(1)).round().to(torch.int8)
@@ -46,7 +48,7 @@ class Int8Linear:
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Shape (N, O)."""
         num_rows, num_inputs = x_NI.shape
-        largest_N1 = x_NI.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+        largest_N1 = x_NI.abs().amax(dim=1, keepdim=True).clamp_(min=_SMALLEST)
         whole_MI = torch.empty(-(-num_rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, num_inputs, dtype=torch.uint8)
         shifted_NI = torch.addcmul(self._middle_I, x_NI, _LARGEST / largest_N1)
         # In two steps: straight to 8 bits takes three times as long.
