@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
 
 _STOPPING_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_NO_MORE: Final = object()
 
 
 class WorkerLostError(Exception):
@@ -28,11 +30,17 @@ class WorkerLostError(Exception):
 
     Args:
         how: ``by SIGKILL``, ``with exit code 3``.
+        request: What it was at.
     """
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, how: str, request: object = None) -> None:
         super().__init__(f"a worker process ended {how}")
         self.how = how
+        self.request = request
+
+    def at(self, request: object) -> WorkerLostError:
+        """The error with what the worker was at."""
+        return WorkerLostError(self.how, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,7 @@ class Worker(Generic[RequestT, AnswerT]):
             WorkerLostError: It is gone.
         """
         try:
-            self.connection.send(request)
+            _send(self.connection, request)
         except OSError:
             raise self._death() from None
 
@@ -73,7 +81,7 @@ class Worker(Generic[RequestT, AnswerT]):
             RuntimeError: The work raised; the message holds the worker's traceback.
         """
         try:
-            answer: AnswerT | _Crash = self.connection.recv()
+            answer: AnswerT | _Crash = pickle.loads(self.connection.recv_bytes())  # noqa: S301 - from our own child
         except (EOFError, OSError):
             raise self._death() from None
         if isinstance(answer, _Crash):
@@ -138,6 +146,95 @@ def stop_workers(workers: Sequence[Worker[RequestT, AnswerT]]) -> None:
         worker.join()
 
 
+@dataclass(eq=False, slots=True)
+class Task(Generic[RequestT, AnswerT]):
+    """A request that a worker was given."""
+
+    request: RequestT
+    _answers: list[AnswerT] = field(default_factory=list)
+    """One, once it is there."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is there."""
+        return bool(self._answers)
+
+    @property
+    def answer(self) -> AnswerT:
+        """The answer, of a task that is done."""
+        return self._answers[0]
+
+    def _finish(self, answer: AnswerT) -> None:
+        self._answers.append(answer)
+
+
+class Crew(Generic[RequestT, AnswerT]):
+    """Workers, each of them free or at one task.
+
+    Args:
+        work: What each does with a request.
+        num_workers: How many.
+    """
+
+    def __init__(self, work: Callable[[RequestT], AnswerT], num_workers: int) -> None:
+        self._workers = start_workers(work, num_workers)
+        self._free = list(self._workers)
+        self._at: dict[Connection, tuple[Worker[RequestT, AnswerT], Task[RequestT, AnswerT]]] = {}
+
+    @property
+    def has_free(self) -> bool:
+        """Whether some worker has nothing to do."""
+        return bool(self._free)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether some worker is at a task."""
+        return bool(self._at)
+
+    def begin(self, request: RequestT) -> Task[RequestT, AnswerT]:
+        """Have a free worker begin.
+
+        Raises:
+            WorkerLostError: It is gone.
+        """
+        worker, task = self._free.pop(), Task[RequestT, AnswerT](request)
+        try:
+            worker.send(request)
+        except WorkerLostError as error:
+            raise error.at(request) from None
+        self._at[worker.connection] = (worker, task)
+        return task
+
+    def wait(self, other: int | None = None, *, timeout: float | None = None) -> bool:
+        """Wait until a worker is done, which then is free, or something else can be read.
+
+        Args:
+            other: A descriptor.
+            timeout: Seconds, at most.
+
+        Returns:
+            Whether there is something to be read from ``other``.
+
+        Raises:
+            WorkerLostError: A worker is gone, in the middle of the ``request`` that the error names.
+            RuntimeError: The work raised; the message holds the worker's traceback.
+        """
+        arrived = wait([*self._at, *([] if other is None else [other])], timeout)
+        for connection in arrived:
+            if isinstance(connection, Connection):
+                worker, task = self._at.pop(connection)
+                try:
+                    task._finish(worker.receive())
+                except WorkerLostError as error:
+                    raise error.at(task.request) from None
+                self._free.append(worker)
+        return other in arrived
+
+    def close(self) -> None:
+        """End the workers now; what they are at is no longer wanted."""
+        stop_workers(self._workers)
+
+
 def answers_as_they_come(
     requests: Iterable[RequestT], work: Callable[[RequestT], AnswerT], num_workers: int
 ) -> Generator[tuple[RequestT, AnswerT], None, None]:
@@ -155,29 +252,24 @@ def answers_as_they_come(
         WorkerLostError: A worker died.
         RuntimeError: ``work`` raised; the message holds the worker's traceback.
     """
-    workers = start_workers(work, num_workers)
+    crew = Crew(work, num_workers)
     waiting = iter(requests)
-    at: dict[Connection, tuple[Worker[RequestT, AnswerT], RequestT]] = {}
-
-    def hand_out(worker: Worker[RequestT, AnswerT]) -> None:
-        for request in waiting:
-            worker.send(request)
-            at[worker.connection] = (worker, request)
-            return
-
+    begun: list[Task[RequestT, AnswerT]] = []
     try:
-        for worker in workers:
-            hand_out(worker)
-        while at:
-            for connection in wait(list(at)):
-                assert isinstance(connection, Connection)
-                worker, request = at.pop(connection)
-                answer = worker.receive()
-                # Before the answer is passed on: whoever takes it may keep us waiting.
-                hand_out(worker)
-                yield request, answer
+        while True:
+            # Before an answer is passed on: whoever takes it may keep us waiting.
+            while crew.has_free and (request := next(waiting, _NO_MORE)) is not _NO_MORE:
+                begun.append(crew.begin(cast(RequestT, request)))
+            done = next((task for task in begun if task.is_done), None)
+            if done is not None:
+                begun.remove(done)
+                yield done.request, done.answer
+            elif crew.is_busy:
+                crew.wait()
+            else:
+                return
     finally:
-        stop_workers(workers)
+        crew.close()
 
 
 def _serve(connection: Connection, others: Sequence[Connection], work: Callable[[RequestT], AnswerT]) -> None:
@@ -194,12 +286,17 @@ def _serve(connection: Connection, others: Sequence[Connection], work: Callable[
         os.dup2(null, descriptor)
     try:
         while True:
-            request = connection.recv()
+            request = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent
             try:
                 answer = work(request)
             except Exception:
-                connection.send(_Crash(traceback.format_exc()))
+                _send(connection, _Crash(traceback.format_exc()))
                 return
-            connection.send(answer)
+            _send(connection, answer)
     except (EOFError, OSError):
         return
+
+
+def _send(connection: Connection, message: object) -> None:
+    """As ``Connection.send`` does, but for tensors, of which that would send the name of a shared file."""
+    connection.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,7 +61,6 @@ def _torch(request: EngineRequest) -> ReadyEngine:
     import torch
 
     from seqkit.cli.model_options import choose_device
-    from seqkit.tasks.side_by_side import SideBySide
     from seqkit.tasks.torch_search import TorchSearch, own_numbers
     from seqkit.tasks.translation_ensemble import joined_model, load_translation_models
     from seqkit.tasks.translation_requests import SourceLimits
@@ -69,9 +69,8 @@ def _torch(request: EngineRequest) -> ReadyEngine:
     place = choose_device(request.device, request.threads)
     loaded = load_translation_models(request.paths, place)
     src, tgt = loaded[0].src, loaded[0].tgt
-    num_threads = torch.get_num_threads()
     # With --deterministic each line has all cores, whether it is alone or not: their number may change the last bit.
-    has_threads = place.type == "cpu" and num_threads > 1 and not request.options.deterministic
+    can_share = place.type == "cpu" and sys.platform == "linux" and not request.options.deterministic
     search = TorchSearch(
         joined_model(loaded, numbers),
         src,
@@ -80,7 +79,7 @@ def _torch(request: EngineRequest) -> ReadyEngine:
         place,
         seed=request.seed,
         with_attention=request.with_attention,
-        side_by_side=SideBySide(num_threads) if has_threads else None,
+        num_processes=torch.get_num_threads() if can_share else 1,
     )
     return ReadyEngine(search=search, src=src, tgt=tgt, limits=SourceLimits.of(one.recipe for one in loaded))
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqkit.models.int8_layers import Int8Linear
+from seqkit.models.transformer import FeedForward, activate
 
 FixedNumbers = Literal["float32", "int8"]
 """What matrices are stored and multiplied in; activations, normalisation and attention are fp32 in any case."""
@@ -52,14 +53,37 @@ class FixedOutput:
         return torch.mm(F.pad(x_NI, (0, 1), value=1.0), self._weight_IO)
 
 
-def fixed_linear(linear: nn.Linear, numbers: FixedNumbers) -> FixedLinear | Int8Linear:
-    """A linear layer laid out."""
-    return Int8Linear(linear) if numbers == "int8" else FixedLinear(linear)
+def fixed_linear(
+    linear: nn.Linear, numbers: FixedNumbers, *, overwrites_input: bool = False
+) -> FixedLinear | Int8Linear:
+    """A linear layer laid out, which may use its input's memory if it overwrites it."""
+    return Int8Linear(linear, overwrites_input=overwrites_input) if numbers == "int8" else FixedLinear(linear)
 
 
 def fixed_output(linear: nn.Linear, numbers: FixedNumbers) -> FixedOutput | Int8Linear:
     """A linear layer with many outputs laid out."""
     return Int8Linear(linear) if numbers == "int8" else FixedOutput(linear)
+
+
+class FixedFeedForward:
+    """A feed-forward part.
+
+    Args:
+        feed_forward: The part.
+        numbers: Of its matrices.
+    """
+
+    __slots__ = ("_activation", "_input", "_output")
+
+    def __init__(self, feed_forward: FeedForward, numbers: FixedNumbers) -> None:
+        self._input = fixed_linear(feed_forward.input, numbers)
+        self._output = fixed_linear(feed_forward.output, numbers, overwrites_input=True)
+        self._activation = feed_forward.activation
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """Shape (N, D)."""
+        h_NF = self._input(x_ND)
+        return self._output(h_NF.relu_() if self._activation == "relu" else activate(h_NF, self._activation))
 
 
 class FixedNorm:

@@ -11,10 +11,15 @@ Legend: N rows, I inputs and O outputs of a matrix.
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from seqkit.errors import UsageError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _LARGEST = 127
 _ZERO = 128
@@ -30,11 +35,13 @@ class Int8Linear:
 
     Args:
         linear: The layer, in fp32 on a CPU.
+        overwrites_input: The input is nobody else's, so that a step of rounding it may be written there.
     """
 
-    __slots__ = ("_bias_O", "_middle_I", "_packed", "_scale_O", "_zero_O")
+    __slots__ = ("_bias_O", "_middle_I", "_overwrites_input", "_packed", "_scale_O", "_zero_O")
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, *, overwrites_input: bool = False) -> None:
+        self._overwrites_input = overwrites_input
         weight_OI = linear.weight.detach().float()
         largest_O = weight_OI.abs().amax(dim=1).clamp(min=_SMALLEST)
         self._scale_O = largest_O / _LARGEST
@@ -48,13 +55,43 @@ class Int8Linear:
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Shape (N, O)."""
         num_rows, num_inputs = x_NI.shape
-        largest_N1 = x_NI.abs().amax(dim=1, keepdim=True).clamp_(min=_SMALLEST)
+        # Two passes that write next to nothing, instead of one that writes all and one that reads it.
+        largest_N1 = torch.maximum(x_NI.amax(dim=1, keepdim=True), x_NI.amin(dim=1, keepdim=True).neg_())
+        largest_N1.clamp_(min=_SMALLEST)
         whole_MI = torch.empty(-(-num_rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, num_inputs, dtype=torch.uint8)
-        shifted_NI = torch.addcmul(self._middle_I, x_NI, _LARGEST / largest_N1)
+        room_NI = x_NI if self._overwrites_input else torch.empty_like(x_NI)
+        shifted_NI = torch.addcmul(self._middle_I, x_NI, _LARGEST / largest_N1, out=room_NI)
         # In two steps: straight to 8 bits takes three times as long.
         whole_MI[:num_rows].copy_(shifted_NI.to(torch.int16))
         y_NO = multiply(whole_MI, self._packed, self._scale_O, self._zero_O)[:num_rows]
         return torch.addcmul(self._bias_O, y_NO, largest_N1, out=y_NO)
+
+
+class _Int8Module(nn.Module):
+    """A linear layer in a module, for inputs of any shape.
+
+    Args:
+        linear: The layer.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._layer = Int8Linear(linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (..., O)."""
+        return self._layer(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+
+def int8_copy(module: ModuleT) -> ModuleT:
+    """A module with the same parameters, but for its linear layers, which are rounded once."""
+    copied = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+    for parent in list(copied.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, _Int8Module(child))
+    return copied
 
 
 def multiply(whole_MI: Tensor, packed: Tensor, scale_O: Tensor, zero_O: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from seqkit.models.attention import fused_attention, padding_bias
 from seqkit.models.branching_cache import BranchingCache
-from seqkit.models.fixed_layers import FixedNorm, FixedNumbers, fixed_linear, fixed_output
+from seqkit.models.fixed_layers import FixedFeedForward, FixedNorm, FixedNumbers, fixed_linear, fixed_output
 from seqkit.models.memory import Memory
 from seqkit.models.memory_steps import MemoryAttentionSteps, StepMemory
 from seqkit.models.positions import RotaryPositions
 from seqkit.models.shared_memory import Moves, move_rows
-from seqkit.models.transformer import TransformerLayer, TransformerStack, activate
+from seqkit.models.transformer import TransformerLayer, TransformerStack
 
 
 @dataclass(frozen=True)
@@ -77,19 +77,19 @@ class TransformerSteps:
 
     def initial_state(self, memory: Memory) -> SteppingState:
         """The state before the first token, one hypothesis a source: the memory projected for every layer."""
-        projected = self._stack.project_memory(memory.values_BSM)
-        bias_B11S, like_BHSK = None, projected[0][0]
+        projected = [layer.memory_attention.project(memory.values_BSM) for layer in self._layers]
+        bias_B11S, like_BSHK = None, projected[0][0]
         if not bool(memory.mask_BS.all()):
-            bias_B11S = padding_bias(memory.mask_BS).to(like_BHSK.dtype)
+            bias_B11S = padding_bias(memory.mask_BS).to(like_BSHK.dtype)
         return SteppingState(
             self,
-            BranchingCache.empty(len(self._layers), like_BHSK),
+            BranchingCache.empty(len(self._layers), like_BSHK.transpose(1, 2)),
             num_tokens=0,
             memories=[
                 layer.memory_attention.lay_out(keys_values, bias_B11S)
                 for layer, keys_values in zip(self._layers, projected, strict=True)
             ],
-            source_of_row_N=torch.arange(len(like_BHSK), device=like_BHSK.device),
+            source_of_row_N=torch.arange(len(like_BSHK), device=like_BSHK.device),
         )
 
     def step(self, state: SteppingState, token_N: Tensor) -> tuple[Tensor, SteppingState]:
@@ -136,10 +136,8 @@ class _LayerSteps:
         self._self_norm = FixedNorm(layer.self_attention_norm)
         self.memory_attention = MemoryAttentionSteps(memory_attention, numbers=numbers)
         self._memory_norm = FixedNorm(layer.memory_attention_norm)
-        self._input = fixed_linear(layer.feed_forward.input, numbers)
-        self._output = fixed_linear(layer.feed_forward.output, numbers)
+        self._feed_forward = FixedFeedForward(layer.feed_forward, numbers)
         self._feed_forward_norm = FixedNorm(layer.feed_forward_norm)
-        self._activation = layer.feed_forward.activation
 
     def attend_to_self(
         self, x_ND: Tensor, cache: BranchingCache, layer: int, bias_B1WP: Tensor | None, position: int
@@ -168,6 +166,5 @@ class _LayerSteps:
     def feed_forward(self, x_ND: Tensor) -> Tensor:
         """The feed-forward branch."""
         norm = self._feed_forward_norm
-        h_NF = activate(self._input(norm(x_ND) if self._norm_first else x_ND), self._activation)
-        x_ND += self._output(h_NF)
+        x_ND += self._feed_forward(norm(x_ND) if self._norm_first else x_ND)
         return x_ND if self._norm_first else norm(x_ND)

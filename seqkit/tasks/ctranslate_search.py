@@ -144,7 +144,12 @@ class CtranslateSearch:
         """A Transformer always has attention to its source."""
         return True
 
-    def find_each(
+    @property
+    def num_shares(self) -> int:
+        """See ``SearchEngine``: the package divides what it is given itself."""
+        return 1
+
+    def begin(
         self, batches: Sequence[SearchBatch], num_best: int
     ) -> Generator[list[list[CtranslateOutput]], None, None]:
         """See ``SearchEngine``; as much is handed over ahead as keeps all threads at work while one batch is read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from seqkit.tasks.translation_search import SearchBatch
 from seqkit.tasks.translator import Translator, beam_rule
 from seqkit.tokenizers.sentences import SentenceVocabulary
 
+_NUM_SHARES = 6
+"""Enough to keep a few cores at work to the end, whatever their number is: it is to change no batch."""
+
 
 class TorchSearch:
     """Searches with a model.
@@ -36,7 +39,7 @@ class TorchSearch:
         device: Where the model is.
         seed: Draw translations with this seed, as the options' temperature and the like say; ``None``: search.
         with_attention: Return where the model looked.
-        side_by_side: Threads to search batches in; ``None``: one batch after the other.
+        num_processes: To search batches in, side by side, on a CPU; 1: one batch after the other in this one.
     """
 
     def __init__(
@@ -49,10 +52,10 @@ class TorchSearch:
         *,
         seed: int | None = None,
         with_attention: bool = False,
-        side_by_side: SideBySide | None = None,
+        num_processes: int = 1,
     ) -> None:
-        self._model = model if side_by_side is None else side_by_side.watched(model)
-        self._side_by_side = side_by_side
+        self._model = model
+        self._side_by_side = SideBySide(self._find, num_processes) if num_processes > 1 else None
         self._src = src
         self._tgt = tgt
         self._options = options
@@ -61,10 +64,26 @@ class TorchSearch:
         self._with_attention = with_attention
         self._never_written = tgt.never_written
 
-    def find_each(self, batches: Sequence[SearchBatch], num_best: int) -> Generator[list[list[Hypothesis]], None, None]:
-        """See ``SearchEngine``."""
-        work = partial(self.find, num_best=num_best)
-        yield from map(work, batches) if self._side_by_side is None else self._side_by_side.map(work, batches)
+    @property
+    def num_shares(self) -> int:
+        """See ``SearchEngine``; of a GPU the largest batches make the best use."""
+        return _NUM_SHARES if self._device.type == "cpu" else 1
+
+    def begin(self, batches: Sequence[SearchBatch], num_best: int) -> Generator[list[list[Hypothesis]], None, None]:
+        """See ``SearchEngine``. A batch that is alone has all cores."""
+        together = self._side_by_side
+        if together is None or (len(batches) < 2 and not together.is_busy):
+            return (self.find(batch, num_best) for batch in batches)
+        return together.begin([(batch, num_best) for batch in batches])
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._side_by_side is not None:
+            self._side_by_side.close()
+
+    def _find(self, request: tuple[SearchBatch, int]) -> list[list[Hypothesis]]:
+        """``find`` in another process, of whose memory only what was found is sent."""
+        return [[_by_itself(output) for output in outputs] for outputs in self.find(*request)]
 
     def find(self, batch: SearchBatch, num_best: int) -> list[list[Hypothesis]]:
         """Of each sentence at least one output and at most ``num_best``, best first; of a sampled one, one."""
@@ -130,13 +149,18 @@ def torch_translator(
     limits: SourceLimits | None = None,
     seed: int | None = None,
     with_attention: bool = False,
-    side_by_side: SideBySide | None = None,
+    num_processes: int = 1,
 ) -> Translator:
     """A translator with a model of ours; see ``TorchSearch`` and ``Translator`` for the arguments."""
     search = TorchSearch(
-        model, src, tgt, options, device, seed=seed, with_attention=with_attention, side_by_side=side_by_side
+        model, src, tgt, options, device, seed=seed, with_attention=with_attention, num_processes=num_processes
     )
     return Translator(search, src, tgt, options, limits=limits)
+
+
+def _by_itself(output: Hypothesis) -> Hypothesis:
+    """Without the rest of the memory that it is a part of."""
+    return output if output.attention is None else replace(output, attention=output.attention.clone())
 
 
 def own_numbers(options: TranslateOptions) -> FixedNumbers:

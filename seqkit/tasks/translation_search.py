@@ -67,12 +67,17 @@ class Output(Protocol):
 class SearchEngine(Protocol):
     """Finds translations."""
 
-    def find_each(
-        self, batches: Sequence[SearchBatch], num_best: int
-    ) -> Generator[Sequence[Sequence[Output]], None, None]:
-        """For each batch, in order: of each sentence at least one output and at most ``num_best``, best first.
+    @property
+    def num_shares(self) -> int:
+        """A batch is at most one of so many parts of what is still to be done, unless it were tiny."""
+        ...
 
-        Several batches may be worked on ahead; closing the generator ends that.
+    def begin(self, batches: Sequence[SearchBatch], num_best: int) -> Generator[Sequence[Sequence[Output]], None, None]:
+        """Begin to translate batches, if that can be done ahead.
+
+        Returns:
+            For each batch, in order: of each sentence at least one output and at most ``num_best``, best first.
+            Closing a generator that was begun ends what was not waited for.
         """
         ...
 

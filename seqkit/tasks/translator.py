@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -15,6 +15,9 @@ from seqkit.tokenizers.sentences import SentenceVocabulary
 
 _ROWS_OF_A_PART = 1 << 40
 """How far apart the random draws of two parts of a line are; those of two lines are one apart."""
+
+_LEAST_BATCH = 512
+"""Tokens of a batch that is not divided for company's sake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,10 @@ class Translation:
     def is_finished(self) -> bool:
         """Whether the model ended it; otherwise it was cut at the longest length."""
         return all(hypothesis.is_finished for hypothesis in self.hypotheses)
+
+
+Finish = Callable[[Callable[[], None] | None], list[list[Translation]]]
+"""Waits for what was begun. Takes what to call between two batches, which may raise to stop."""
 
 
 class Translator:
@@ -99,17 +106,24 @@ class Translator:
         Returns:
             For each line at least one translation and at most ``num_best``, best first.
         """
-        found: list[list[Sequence[Output]]] = [[() for _ in request.parts] for request in requests]
-        # The longest first: where several are worked on side by side, none is left alone with much work at the end.
-        batches = list(self._batches(requests))[::-1]
-        asked = [self._asked(requests, batch, first_line) for batch in batches]
-        with closing(self._search.find_each(asked, num_best)) as results:
-            for batch in batches:
-                if on_part is not None:
-                    on_part()
-                for (line, part), outputs in zip(batch, next(results), strict=True):
-                    found[line][part] = outputs
-        return [self._joined(request, outputs) for request, outputs in zip(requests, found, strict=True)]
+        return self.begin(requests, num_best=num_best, first_line=first_line)(on_part)
+
+    def begin(self, requests: Sequence[Request], *, num_best: int = 1, first_line: int = 1) -> Finish:
+        """Begin to translate lines, and do not wait for it; see ``translate``, whose result the finish has."""
+        batches = self._batches(requests)
+        results = self._search.begin([self._asked(requests, batch, first_line) for batch in batches], num_best)
+
+        def finish(on_part: Callable[[], None] | None = None) -> list[list[Translation]]:
+            found: list[list[Sequence[Output]]] = [[() for _ in request.parts] for request in requests]
+            with closing(results):
+                for batch in batches:
+                    if on_part is not None:
+                        on_part()
+                    for (line, part), outputs in zip(batch, next(results), strict=True):
+                        found[line][part] = outputs
+            return [self._joined(request, outputs) for request, outputs in zip(requests, found, strict=True)]
+
+        return finish
 
     def has_attention(self) -> bool:
         """Whether translations can come with attention to the source."""
@@ -146,20 +160,25 @@ class Translator:
         texts[0] = request.prefix + texts[0].removeprefix(prefix)
         return join_parts(request.parts, texts).replace("\n", REPLACEMENT)
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, int]]]:
-        """Parts of like length as (line, part), under the token budget; each by itself where that is asked."""
+    def _batches(self, requests: Sequence[Request]) -> list[list[tuple[int, int]]]:
+        """Parts of like length as (line, part), under the token budget; each by itself where that is asked.
+
+        The longest come first, and an engine that works on several batches side by side gets ever smaller ones
+        (Polychronopoulos and Kuck 1987, "Guided Self-Scheduling"): so none is left alone with much at the end.
+        """
         parts = [(line, part) for line, request in enumerate(requests) for part in range(len(request.parts))]
-        parts.sort(key=lambda place: len(requests[place[0]].parts[place[1]].ids))
-        budget = 0 if self._options.deterministic else self._options.batch_tokens
-        batch: list[tuple[int, int]] = []
-        for line, part in parts:
-            width = len(requests[line].parts[part].ids) + 1
-            if batch and width * (len(batch) + 1) > budget:
-                yield batch
-                batch = []
-            batch.append((line, part))
-        if batch:
-            yield batch
+        parts.sort(key=lambda place: -len(requests[place[0]].parts[place[1]].ids))
+        widths = [len(requests[line].parts[part].ids) + 1 for line, part in parts]
+        num_left, begin = sum(widths), 0
+        batches = []
+        while begin < len(parts):
+            share = max(_LEAST_BATCH, num_left // self._search.num_shares)
+            budget = 0 if self._options.deterministic else min(self._options.batch_tokens, share)
+            end = min(len(parts), begin + max(1, budget // widths[begin]))
+            batches.append(parts[begin:end])
+            num_left -= sum(widths[begin:end])
+            begin = end
+        return batches
 
 
 def join_parts(parts: Sequence[SourcePart], texts: Sequence[str]) -> str:

@@ -19,7 +19,6 @@ from seqkit.tasks import ctranslate_search
 from seqkit.tasks.ctranslate_export import export_model, token_names
 from seqkit.tasks.ctranslate_search import CtranslateSearch
 from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq, load_seq2seq
-from seqkit.tasks.side_by_side import SideBySide
 from seqkit.tasks.torch_search import torch_translator
 from seqkit.tasks.translation_ensemble import joined_model
 from seqkit.tasks.translation_requests import SourceLimits
@@ -62,7 +61,7 @@ def own(model: Model, numbers: FixedNumbers = "float32", *, patience: float | No
         loaded.tgt,
         model.options.model_copy(update={"patience": patience}),
         limits=model.limits,
-        side_by_side=SideBySide(model.threads) if model.threads > 1 else None,
+        num_processes=model.threads,
     )
     return _of(translator)
 

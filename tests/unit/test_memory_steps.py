@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.models.attention import CrossAttention, padding_bias
-from seqkit.models.memory_steps import AbsorbedStepMemory, MemoryAttentionSteps, ProjectedStepMemory, StepMemory
+from seqkit.models.memory_steps import (
+    AbsorbedStepMemory,
+    ManyStepMemory,
+    MemoryAttentionSteps,
+    ProjectedStepMemory,
+    StepMemory,
+)
 from seqkit.models.shared_memory import Moves
 
 D, M, H, K, W = 6, 5, 2, 3, 4
@@ -29,7 +35,8 @@ def random(*shape: int, seed: int) -> Tensor:
 
 
 def laid_out(attention: CrossAttention, memory_BSM: Tensor, bias_B11S: Tensor | None) -> StepMemory:
-    return MemoryAttentionSteps(attention).lay_out(attention.project_memory(memory_BSM), bias_B11S)
+    steps = MemoryAttentionSteps(attention)
+    return steps.lay_out(steps.project(memory_BSM), bias_B11S)
 
 
 # A source of as many positions as a head is wide is still absorbed; one more, or another source, and it is not.
@@ -39,7 +46,9 @@ def laid_out(attention: CrossAttention, memory_BSM: Tensor, bias_B11S: Tensor | 
         (1, 2, AbsorbedStepMemory),
         (1, K, AbsorbedStepMemory),
         (1, K + 1, ProjectedStepMemory),
-        (3, 2, ProjectedStepMemory),
+        (7, 2, ProjectedStepMemory),
+        (8, 2, ManyStepMemory),
+        (8, 17, ManyStepMemory),
     ],
 )
 @pytest.mark.parametrize("has_padding", [False, True])
@@ -64,7 +73,7 @@ def test_a_step_finds_what_the_module_finds(
     assert bool((weights_NS[0, -1] == 0).item()) == has_padding
 
 
-@pytest.mark.parametrize("num_sources", [1, 3])
+@pytest.mark.parametrize("num_sources", [1, 3, 9])
 @torch.no_grad()
 def test_sources_that_are_kept_are_found_as_before(num_sources: int) -> None:
     attention, memory_BSM = random_attention(), random(num_sources, 2, M, seed=4)
