@@ -54,15 +54,26 @@ class FixedOutput:
 
 
 def fixed_linear(
-    linear: nn.Linear, numbers: FixedNumbers, *, overwrites_input: bool = False
+    linear: nn.Linear, numbers: FixedNumbers, *, overwrites_input: bool = False, is_never_negative: bool = False
 ) -> FixedLinear | Int8Linear:
-    """A linear layer laid out, which may use its input's memory if it overwrites it."""
-    return Int8Linear(linear, overwrites_input=overwrites_input) if numbers == "int8" else FixedLinear(linear)
+    """A linear layer laid out.
+
+    Args:
+        linear: The layer.
+        numbers: Of its matrix.
+        overwrites_input: Its input is nobody else's.
+        is_never_negative: No input is.
+    """
+    if numbers == "float32":
+        return FixedLinear(linear)
+    return Int8Linear(linear, overwrites_input=overwrites_input, is_never_negative=is_never_negative)
 
 
-def fixed_output(linear: nn.Linear, numbers: FixedNumbers) -> FixedOutput | Int8Linear:
-    """A linear layer with many outputs laid out."""
-    return Int8Linear(linear) if numbers == "int8" else FixedOutput(linear)
+def fixed_output(
+    linear: nn.Linear, numbers: FixedNumbers, *, overwrites_input: bool = False
+) -> FixedOutput | Int8Linear:
+    """A linear layer with many outputs laid out; see ``fixed_linear``."""
+    return Int8Linear(linear, overwrites_input=overwrites_input) if numbers == "int8" else FixedOutput(linear)
 
 
 class FixedFeedForward:
@@ -71,14 +82,18 @@ class FixedFeedForward:
     Args:
         feed_forward: The part.
         numbers: Of its matrices.
+        overwrites_input: Its input is nobody else's.
     """
 
     __slots__ = ("_activation", "_input", "_output")
 
-    def __init__(self, feed_forward: FeedForward, numbers: FixedNumbers) -> None:
-        self._input = fixed_linear(feed_forward.input, numbers)
-        self._output = fixed_linear(feed_forward.output, numbers, overwrites_input=True)
-        self._activation = feed_forward.activation
+    def __init__(self, feed_forward: FeedForward, numbers: FixedNumbers, *, overwrites_input: bool = False) -> None:
+        activation = feed_forward.activation
+        self._input = fixed_linear(feed_forward.input, numbers, overwrites_input=overwrites_input)
+        self._output = fixed_linear(
+            feed_forward.output, numbers, overwrites_input=True, is_never_negative=activation == "relu"
+        )
+        self._activation = activation
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Shape (N, D)."""

@@ -36,12 +36,23 @@ class Int8Linear:
     Args:
         linear: The layer, in fp32 on a CPU.
         overwrites_input: The input is nobody else's, so that a step of rounding it may be written there.
+        is_never_negative: No input is.
     """
 
-    __slots__ = ("_bias_O", "_middle_I", "_overwrites_input", "_packed", "_scale_O", "_zero_O")
+    __slots__ = (
+        "_bias_O",
+        "_is_never_negative",
+        "_largest",
+        "_middle_I",
+        "_overwrites_input",
+        "_packed",
+        "_scale_O",
+        "_zero_O",
+    )
 
-    def __init__(self, linear: nn.Linear, *, overwrites_input: bool = False) -> None:
-        self._overwrites_input = overwrites_input
+    def __init__(self, linear: nn.Linear, *, overwrites_input: bool = False, is_never_negative: bool = False) -> None:
+        self._overwrites_input, self._is_never_negative = overwrites_input, is_never_negative
+        self._largest = torch.tensor(float(_LARGEST))
         weight_OI = linear.weight.detach().float()
         largest_O = weight_OI.abs().amax(dim=1).clamp(min=_SMALLEST)
         self._scale_O = largest_O / _LARGEST
@@ -55,12 +66,11 @@ class Int8Linear:
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Shape (N, O)."""
         num_rows, num_inputs = x_NI.shape
-        # Two passes that write next to nothing, instead of one that writes all and one that reads it.
-        largest_N1 = torch.maximum(x_NI.amax(dim=1, keepdim=True), x_NI.amin(dim=1, keepdim=True).neg_())
-        largest_N1.clamp_(min=_SMALLEST)
+        size_NI = x_NI if self._is_never_negative else x_NI.abs()
+        largest_N1 = size_NI.amax(dim=1, keepdim=True).clamp_(min=_SMALLEST)
         whole_MI = torch.empty(-(-num_rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, num_inputs, dtype=torch.uint8)
         room_NI = x_NI if self._overwrites_input else torch.empty_like(x_NI)
-        shifted_NI = torch.addcmul(self._middle_I, x_NI, _LARGEST / largest_N1, out=room_NI)
+        shifted_NI = torch.addcmul(self._middle_I, x_NI, torch.div(self._largest, largest_N1), out=room_NI)
         # In two steps: straight to 8 bits takes three times as long.
         whole_MI[:num_rows].copy_(shifted_NI.to(torch.int16))
         y_NO = multiply(whole_MI, self._packed, self._scale_O, self._zero_O)[:num_rows]

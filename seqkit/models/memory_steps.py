@@ -60,11 +60,15 @@ class MemoryAttentionSteps:
     Args:
         attention: The module; later changes of its weights do not count.
         numbers: Of the matrices.
+        overwrites_input: What asks is nobody else's.
     """
 
-    def __init__(self, attention: CrossAttention, *, numbers: FixedNumbers = "float32") -> None:
+    def __init__(
+        self, attention: CrossAttention, *, numbers: FixedNumbers = "float32", overwrites_input: bool = False
+    ) -> None:
         self.num_heads = attention.num_heads
-        self.query, self.output = fixed_linear(attention.query, numbers), fixed_linear(attention.output, numbers)
+        self.query = fixed_linear(attention.query, numbers, overwrites_input=overwrites_input)
+        self.output = fixed_linear(attention.output, numbers, overwrites_input=True)
         self._key_value = fixed_linear(attention.key_value, numbers)
         self._absorbable: _Absorbable | None = None
         if isinstance(self.query, FixedLinear) and isinstance(self.output, FixedLinear):

@@ -73,7 +73,7 @@ class TransformerSteps:
         self._embedding_VD, self._scale = embedding.weight.detach(), stack.d_model**0.5
         self._layers = [_LayerSteps(layer, numbers) for layer in stack.layers if isinstance(layer, TransformerLayer)]
         self._norm = FixedNorm(stack.norm) if isinstance(stack.norm, nn.LayerNorm) else None
-        self._output = fixed_output(output, numbers)
+        self._output = fixed_output(output, numbers, overwrites_input=self._norm is not None)
 
     def initial_state(self, memory: Memory) -> SteppingState:
         """The state before the first token, one hypothesis a source: the memory projected for every layer."""
@@ -130,13 +130,15 @@ class _LayerSteps:
         width = attention.output.in_features
         self._norm_first = layer.norm_first
         self._num_heads, self._d_head = attention.num_heads, width // attention.num_heads
-        self._query_key_value = fixed_linear(attention.query_key_value, numbers)
+        # What was normalised first was made for this alone.
+        is_own = self._norm_first
+        self._query_key_value = fixed_linear(attention.query_key_value, numbers, overwrites_input=is_own)
         self._rotary: RotaryPositions | None = attention.rotary
-        self._self_output = fixed_linear(attention.output, numbers)
+        self._self_output = fixed_linear(attention.output, numbers, overwrites_input=True)
         self._self_norm = FixedNorm(layer.self_attention_norm)
-        self.memory_attention = MemoryAttentionSteps(memory_attention, numbers=numbers)
+        self.memory_attention = MemoryAttentionSteps(memory_attention, numbers=numbers, overwrites_input=is_own)
         self._memory_norm = FixedNorm(layer.memory_attention_norm)
-        self._feed_forward = FixedFeedForward(layer.feed_forward, numbers)
+        self._feed_forward = FixedFeedForward(layer.feed_forward, numbers, overwrites_input=is_own)
         self._feed_forward_norm = FixedNorm(layer.feed_forward_norm)
 
     def attend_to_self(

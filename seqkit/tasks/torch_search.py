@@ -24,7 +24,7 @@ from seqkit.tasks.translation_search import SearchBatch
 from seqkit.tasks.translator import Translator, beam_rule
 from seqkit.tokenizers.sentences import SentenceVocabulary
 
-_NUM_SHARES = 6
+_NUM_SHARES = 4
 """Enough to keep a few cores at work to the end, whatever their number is: it is to change no batch."""
 
 

@@ -16,7 +16,7 @@ from seqkit.tokenizers.sentences import SentenceVocabulary
 _ROWS_OF_A_PART = 1 << 40
 """How far apart the random draws of two parts of a line are; those of two lines are one apart."""
 
-_LEAST_BATCH = 512
+_LEAST_BATCH = 1024
 """Tokens of a batch that is not divided for company's sake."""
 
 
