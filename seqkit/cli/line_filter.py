@@ -143,6 +143,16 @@ class LineInput:
                     hint=r"a line ends at \n alone; is this a text?",
                 )
 
+    def has_next_now(self) -> bool:
+        """Take what has arrived; whether the next block, or the end, is there without waiting.
+
+        Raises:
+            DataError: As ``fill``.
+        """
+        while not self.ready and not self.is_exhausted and self._has_more():
+            self.fill()
+        return bool(self.ready) or self.is_exhausted or self.descriptor is None
+
     def _has_more(self) -> bool:
         if self.descriptor is None:
             return False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqkit.cli import console
-from seqkit.cli.line_filter import LineFault
+from seqkit.cli.line_filter import Answer, Block, LineFault, Transform, answer_block, on_text
 from seqkit.cli.translate_engine import EngineRequest, load_engine
 from seqkit.cli.translate_options import Given, check_against_model, translate_options
 from seqkit.cli.translation_output import OutputForm, TranslationWriter
@@ -47,6 +49,14 @@ class LineTranslator:
         Raises:
             LineFault: A line cannot be translated as asked; nothing was translated then.
         """
+        return self.begin(text, first_line, name=name, beside=beside)()
+
+    def begin(self, text: str, first_line: int, *, name: str, beside: Mapping[str, Sequence[str]]) -> Callable[[], str]:
+        """Begin to answer, as ``answer`` does, if the engine works ahead; what is returned waits for the answer.
+
+        Raises:
+            LineFault: A line cannot be translated as asked; nothing was begun then.
+        """
         from seqkit.decoding.requests import SentenceError
 
         lines = text.removesuffix("\n").split("\n")
@@ -62,13 +72,18 @@ class LineTranslator:
             for remark in request.remarks:
                 warn_of_line(name, number, remark)
         form = self._writer.form
-        found = self._translator.translate(requests, num_best=form.num_best, first_line=first_line)
-        answers = []
-        for number, (line, request, translations) in enumerate(zip(lines, requests, found, strict=True), first_line):
-            if request.parts and not translations[0].meets_constraints:
-                warn_of_line(name, number, "the translation does not contain all that it must")
-            answers.append(self._writer.write(line, request, translations))
-        return "\n".join(answers) + ("\n" if text.endswith("\n") or form.as_json else "")
+        finish = self._translator.begin(requests, num_best=form.num_best, first_line=first_line)
+
+        def answer() -> str:
+            answers = []
+            translated = zip(lines, requests, finish(), strict=True)
+            for number, (line, request, translations) in enumerate(translated, first_line):
+                if request.parts and not translations[0].meets_constraints:
+                    warn_of_line(name, number, "the translation does not contain all that it must")
+                answers.append(self._writer.write(line, request, translations))
+            return "\n".join(answers) + ("\n" if text.endswith("\n") or form.as_json else "")
+
+        return answer
 
     def answer_line(self, line: str, number: int, *, name: str) -> str:
         """The answer to one line, with its line end.
@@ -80,6 +95,35 @@ class LineTranslator:
             return self.answer(line + "\n", number, name=name, beside={})
         except LineFault as fault:
             raise DataError(fault.message, path=name, hint=fault.hint) from None
+
+
+class Answering:
+    """The answer to a block, begun.
+
+    Args:
+        translator: Answers.
+        block: The lines.
+        beside: What belongs to them.
+        name: What to call the input.
+    """
+
+    def __init__(
+        self, translator: LineTranslator, block: Block, beside: Mapping[str, Sequence[str]], *, name: str
+    ) -> None:
+        self._block = block
+        # Whatever is wrong with a line is told in its turn.
+        self._transform: Transform = partial(translator.answer, name=name, beside=beside)
+        with suppress(LineFault, UnicodeDecodeError):
+            answer = translator.begin(block.data.decode("utf-8"), block.first_line, name=name, beside=beside)
+            self._transform = lambda text, first_line: answer()
+
+    def finish(self) -> Answer:
+        """Wait for it.
+
+        Raises:
+            SeqkitError: The search found numbers that are none.
+        """
+        return answer_block(self._block, on_text(self._transform))
 
 
 def load_line_translator(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 
 import typer
 
@@ -12,8 +12,8 @@ from seqkit.cli import translate_options as flags_of
 from seqkit.cli.aligned_lines import open_aligned_lines
 from seqkit.cli.command import Json, command
 from seqkit.cli.filter_options import InputFile, OutputFile
-from seqkit.cli.line_filter import answer_block, on_text, write_answer
-from seqkit.cli.line_translator import LineTranslator, load_line_translator
+from seqkit.cli.line_filter import write_answer
+from seqkit.cli.line_translator import Answering, LineTranslator, load_line_translator
 from seqkit.cli.model_options import (
     Device,
     ModelPath,
@@ -26,7 +26,7 @@ from seqkit.cli.streams import open_binary_output, stdin_is_terminal
 from seqkit.cli.translate_options import Given, existing_folders
 from seqkit.cli.translate_prompt import converse, require_terminal
 from seqkit.cli.translation_output import OutputForm
-from seqkit.errors import UsageError
+from seqkit.errors import SeqkitError, UsageError
 
 _EXAMPLES = """\
 seqkit translate --beam 5 < test.de > test.hyp
@@ -40,6 +40,9 @@ seqkit translate --interactive"""
 
 _LINES_AT_ONCE = 512
 """Lines read together by default: enough to find company of like length, few enough for a first answer soon."""
+
+_BLOCKS_AHEAD = 2
+"""Blocks begun while an earlier one is waited for, if they are there: so no core waits for the last of a block."""
 
 
 def register(app: typer.Typer) -> None:
@@ -160,7 +163,22 @@ def _translate_lines(load: Callable[[], LineTranslator], given: Given) -> None:
         aligned = stack.enter_context(open_aligned_lines(given.source, sides, max_lines=max_lines))
         translator = load()
         sink = stack.enter_context(open_binary_output(given.output))
-        name = aligned.lines.name
-        for block, beside in aligned:
-            transform = on_text(partial(translator.answer, name=name, beside=beside))
-            write_answer(answer_block(block, transform), sink, name)
+        begun: deque[Answering] = deque()
+        # A file beside may be a slow one.
+        num_ahead = 0 if any(sides.values()) else _BLOCKS_AHEAD
+
+        def write_next() -> None:
+            write_answer(begun.popleft().finish(), sink, aligned.lines.name)
+
+        try:
+            for block, beside in aligned:
+                begun.append(Answering(translator, block, beside, name=aligned.lines.name))
+                while begun and (len(begun) > num_ahead or not aligned.lines.has_next_now()):
+                    write_next()
+        except SeqkitError:
+            # What is wrong with the input comes after the answers to what precedes it.
+            while begun:
+                write_next()
+            raise
+        while begun:
+            write_next()

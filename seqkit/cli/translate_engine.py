@@ -13,6 +13,9 @@ from seqkit.cli import console
 from seqkit.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import torch
+
+    from seqkit.models.step_kernels import StepKernels
     from seqkit.recipe.seq2seq_schema import TranslateOptions
     from seqkit.runs.export_folder import Export
     from seqkit.tasks.translation_requests import SourceLimits
@@ -61,6 +64,7 @@ def _torch(request: EngineRequest) -> ReadyEngine:
     import torch
 
     from seqkit.cli.model_options import choose_device
+    from seqkit.models.fixed_layers import Layout
     from seqkit.tasks.torch_search import TorchSearch, own_numbers
     from seqkit.tasks.translation_ensemble import joined_model, load_translation_models
     from seqkit.tasks.translation_requests import SourceLimits
@@ -72,7 +76,7 @@ def _torch(request: EngineRequest) -> ReadyEngine:
     # With --deterministic each line has all cores, whether it is alone or not: their number may change the last bit.
     can_share = place.type == "cpu" and sys.platform == "linux" and not request.options.deterministic
     search = TorchSearch(
-        joined_model(loaded, numbers),
+        joined_model(loaded, Layout(numbers, _kernels(place))),
         src,
         tgt,
         request.options,
@@ -82,6 +86,19 @@ def _torch(request: EngineRequest) -> ReadyEngine:
         num_processes=torch.get_num_threads() if can_share else 1,
     )
     return ReadyEngine(search=search, src=src, tgt=tgt, limits=SourceLimits.of(one.recipe for one in loaded))
+
+
+def _kernels(device: torch.device) -> StepKernels | None:
+    """What a CPU computes outside PyTorch, if it can."""
+    from seqkit.kernels.compiling import compiled_steps
+    from seqkit.kernels.native import native_kernels
+    from seqkit.runs.places import cache_dir
+
+    if device.type != "cpu":
+        return None
+    kernels = native_kernels(cache_dir(None))
+    console.logger.log(console.VERBOSE, "compiled steps: %s", compiled_steps(cache_dir(None)).remark)
+    return kernels
 
 
 def _ctranslate2(request: EngineRequest) -> ReadyEngine:

@@ -31,7 +31,7 @@ from torch import Tensor
 from seqkit.decoding.constraints import LexicalConstraints, Progress, share_out
 from seqkit.decoding.gaps import close_gaps
 from seqkit.decoding.hypotheses import NO_TOKEN, Hypothesis, Trellis, score_dtype
-from seqkit.decoding.model import AutoregressiveModel
+from seqkit.decoding.model import AutoregressiveModel, PendingLogits, PendingModel
 from seqkit.decoding.requests import BeamRule, check_sentences
 from seqkit.decoding.score_keeper import ScoreKeeper
 from seqkit.decoding.single_path import follow_one_path, likeliest
@@ -125,10 +125,11 @@ def beam_search(
     search = _LiveBeams(rule, limits, lexical, trellis, keeper, eos_id=eos_id, max_lengths=max_lengths, device=device)
     state = model.initial_state(source, batch_size)
     token_N = torch.full((batch_size,), bos_id, device=device)
+    take_step = model.pending_step if isinstance(model, PendingModel) else model.step
     for step in itertools.count():
-        logits_NV, state = model.step(state, token_N)
+        logits, state = take_step(state, token_N)
         keeper.look(state)
-        row_N, token_N = search.advance(logits_NV, step)
+        row_N, token_N = search.advance(logits, step)
         if row_N.size(0) == 0:
             break
         state = model.reorder(state, row_N)
@@ -196,14 +197,18 @@ class _LiveBeams:
         self._progress_N = lexical.start() if lexical is not None else None
         self._history_NT = torch.empty(batch_size, 0, dtype=torch.long, device=device) if limits.needs_history else None
 
-    def advance(self, logits_NV: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def advance(self, logits: Tensor | PendingLogits, step: int) -> tuple[Tensor, Tensor]:
         """Take one step.
+
+        Args:
+            logits: Of the next tokens, shape (N, V).
+            step: T.
 
         Returns:
             The rows that go on, in their new order, and the token of each; empty when every sentence is final.
         """
         beam_size = self._rule.beam_size
-        candidates = self._candidates(widen(logits_NV), step)
+        candidates = self._candidates(logits, step)
         is_end_BC = candidates.token_BC == self._eos_id
         has_end = bool(is_end_BC[:, :beam_size].any())
         is_last_B1 = self._max_length_B1 == step + 1 if step + 1 >= self._first_limit else None
@@ -232,10 +237,10 @@ class _LiveBeams:
         self._keeper.reorder(row_N)
         return row_N, token_N
 
-    def _candidates(self, logits_NV: Tensor, step: int) -> _Candidates:
+    def _candidates(self, logits: Tensor | PendingLogits, step: int) -> _Candidates:
         """The 2W best extensions of each sentence: a row has one end token, so at least W of them go on."""
         num_sentences, count = self._sentence_B.size(0), 2 * self._rule.beam_size
-        log_prob_NK, token_NK = self._extensions(logits_NV, step)
+        log_prob_NK, token_NK = self._extensions(logits, step)
         log_prob_BY, token_BY = log_prob_NK.reshape(num_sentences, -1), token_NK.reshape(num_sentences, -1)
         progress_BC = None
         if self._lexical is None or self._progress_N is None:
@@ -248,11 +253,17 @@ class _LiveBeams:
         row_BC = place_BC // token_NK.size(1) + self._first_row_B1
         return _Candidates(log_prob_BC, row_BC, token_BY.gather(1, place_BC), progress_BC)
 
-    def _extensions(self, logits_NV: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def _extensions(self, logits: Tensor | PendingLogits, step: int) -> tuple[Tensor, Tensor]:
         """The best extensions of each row: log-probabilities and tokens, both (N, K), in the order of ties."""
         beam_size = self._rule.beam_size
-        normalizer_N1 = log_normalizer(logits_NV).unsqueeze(1)
         forced_N = self._limits.forced(step, self._sentence_B, self._width)
+        if not isinstance(logits, Tensor):
+            if forced_N is None and self._lexical is None and self._history_NT is None:
+                normalizer_N, top_NK, token_NK = logits.best(beam_size + 1, self._limits.blocked_ids(step))
+                return self._filled(top_NK - normalizer_N.unsqueeze(1), token_NK)
+            logits = logits.all()
+        logits_NV = widen(logits)
+        normalizer_N1 = log_normalizer(logits_NV).unsqueeze(1)
         if forced_N is not None:
             is_forced_N1 = (forced_N >= 0).unsqueeze(1)
             forced_N1 = forced_N.clamp(min=0).unsqueeze(1)
@@ -271,12 +282,16 @@ class _LiveBeams:
             top_NK = top_NK.masked_fill(is_forced_N1, -torch.inf)
             top_NK[:, :1] = torch.where(is_forced_N1, forced_logit_N1, top_NK[:, :1])
             token_NK = torch.cat([torch.where(is_forced_N1, forced_N1, token_NK[:, :1]), token_NK[:, 1:]], dim=1)
-        missing = -(-2 * beam_size // self._width) - token_NK.size(1)
+        return self._filled(top_NK - normalizer_N1, token_NK)
+
+    def _filled(self, log_prob_NK: Tensor, token_NK: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of whole hypotheses, and enough of them, from those of single tokens."""
+        missing = -(-2 * self._rule.beam_size // self._width) - token_NK.size(1)
         if missing > 0:
             # In the first step, or with a tiny vocabulary: fill up with dead candidates, not the end token.
-            top_NK = F.pad(top_NK, (0, missing), value=-torch.inf)
+            log_prob_NK = F.pad(log_prob_NK, (0, missing), value=-torch.inf)
             token_NK = F.pad(token_NK, (0, missing), value=int(self._eos_id == 0))
-        return (top_NK - normalizer_N1) + self._log_prob_N.unsqueeze(1), token_NK
+        return log_prob_NK + self._log_prob_N.unsqueeze(1), token_NK
 
     def _end(self, candidates: _Candidates, is_ending_BC: Tensor, length: int) -> None:
         """Score the candidates that end, note them, and keep each sentence's best scores."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -33,6 +34,36 @@ class AutoregressiveModel(Protocol):
 
     def reorder(self, state: State, index_N: Tensor) -> State:
         """The rows ``index_N`` of the state: beams move, repeat and end, finished rows leave."""
+        ...
+
+
+class PendingLogits(Protocol):
+    """Logits of N rows over V tokens that need not all be written out."""
+
+    def all(self) -> Tensor:
+        """All of them, shape (N, V), which belong to the caller. This is used up."""
+        ...
+
+    def best(self, count: int, blocked_ids: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of them.
+
+        Args:
+            count: C, at most V.
+            blocked_ids: Tokens that are not wanted, though they count in the normaliser.
+
+        Returns:
+            The normaliser, shape (N,); the largest logits, best first, of equals the lower token first, and their
+            tokens, both (N, C).
+        """
+        ...
+
+
+@runtime_checkable
+class PendingModel(Protocol):
+    """A model whose logits may be pending."""
+
+    def pending_step(self, state: State, token_B: Tensor) -> tuple[Tensor | PendingLogits, State]:
+        """See ``AutoregressiveModel.step``."""
         ...
 
 

@@ -39,7 +39,8 @@ class TokenLimits:
         device: torch.device,
     ) -> None:
         self._eos_id = eos_id
-        self._forbidden = torch.tensor(sorted(set(forbidden_ids)), dtype=torch.long, device=device)
+        self._forbidden_ids = sorted(set(forbidden_ids))
+        self._forbidden = torch.tensor(self._forbidden_ids, dtype=torch.long, device=device)
         self._min_length = min_length
         self._ngram = no_repeat_ngram
         self._longest_prefix = max(map(len, prefixes or ()), default=0)
@@ -63,6 +64,10 @@ class TokenLimits:
         if step >= self._longest_prefix:
             return None
         return self._prefix_BP[sentence_B, step].repeat_interleave(width)
+
+    def blocked_ids(self, step: int) -> list[int]:
+        """What ``block_`` blocks in every row."""
+        return [*self._forbidden_ids, *([self._eos_id] if step < self._min_length else [])]
 
     def block_(self, logits_NV: Tensor, step: int, history_NT: Tensor | None) -> None:
         """Set the logits of tokens that may not come next to minus infinity.

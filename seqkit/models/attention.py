@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from seqkit.models.dropout import SequenceDropout
 from seqkit.models.positions import RotaryPositions
+from seqkit.models.step_kernels import StepKernels
 
 _SPARE_POSITIONS = 16
 """Positions by which a full key/value cache grows."""
@@ -73,18 +74,23 @@ def attend_without_weights(
     return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=probability)
 
 
-def fused_attention(q_BHWK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias: Tensor | None) -> Tensor:
+def fused_attention(
+    q_BHWK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias: Tensor | None, kernels: StepKernels | None = None
+) -> Tensor:
     """softmax(q kᵀ / √K + bias) v in one call, for W rows a source that ask for one position each.
 
     Args:
         q_BHWK: Queries.
         k_BHSK: Keys.
         v_BHSK: Values.
-        bias: Added to the scores, broadcast to (B, H, W, S); of the queries' type.
+        bias: Added to the scores, broadcast to (B, 1, W, S); of the queries' type.
+        kernels: What computes it instead of PyTorch, if it can.
 
     Returns:
         Shape (N, D), N = B · W.
     """
+    if kernels is not None and kernels.can_attend(q_BHWK):
+        return kernels.attend(q_BHWK, k_BHSK, v_BHSK, bias)
     y_BHWK = F.scaled_dot_product_attention(q_BHWK, k_BHSK, v_BHSK, attn_mask=bias)
     # On a CPU the kernel lays its output out with the heads of a row side by side, so that this copies nothing.
     return y_BHWK.transpose(1, 2).reshape(-1, y_BHWK.size(1) * y_BHWK.size(3))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seqkit.errors import UsageError
 from seqkit.models.attention import padding_bias
-from seqkit.models.fixed_layers import FixedNumbers
+from seqkit.models.fixed_layers import Layout, RowLogits
 from seqkit.models.int8_layers import check_int8, int8_copy
 from seqkit.models.memory import Memory
 from seqkit.models.recurrent_decoder import RecurrentDecoder
@@ -143,24 +143,26 @@ class EncoderDecoder(nn.Module):
         assert isinstance(self.decoder, RecurrentDecoder), "recipes refuse it for others"
         return self.decoder.attended_hidden(ids_BT, memory, feed_own_probability=own_probability, samples_own=draws_own)
 
-    def fix_weights(self, numbers: FixedNumbers = "float32") -> None:
+    def fix_weights(self, layout: Layout | None = None) -> None:
         """Prepare for many steps, once, where that helps; the weights must not change any more.
 
         Args:
-            numbers: Of the matrices that steps, and the encoding before them, compute with.
+            layout: Of what steps, and the encoding before them, compute with.
 
         Raises:
             UsageError: The decoder, or this machine, cannot have them.
         """
+        layout = layout or Layout()
         if isinstance(self.decoder, TransformerDecoder):
             self._rounded = ()
-            if numbers == "int8":
+            if layout.numbers == "int8":
                 check_int8(self.decoder.output.weight.device)
-                self._rounded = (int8_copy(self.encoder),)
-            self.decoder.fix_weights(numbers)
-        elif numbers != "float32":
+                self._rounded = (int8_copy(self.encoder, layout.kernels),)
+            self.decoder.fix_weights(layout)
+        elif layout.numbers != "float32":
             raise UsageError(
-                f"{numbers} is for Transformers; this model's decoder is recurrent", hint="leave --engine-type out"
+                f"{layout.numbers} is for Transformers; this model's decoder is recurrent",
+                hint="leave --engine-type out",
             )
 
     def initial_state(self, source: SourceTokens, batch_size: int) -> Any:
@@ -170,6 +172,12 @@ class EncoderDecoder(nn.Module):
     def step(self, state: Any, token_N: Tensor) -> tuple[Tensor, Any]:
         """One token a row: logits of shape (N, V) for the next, and the new state."""
         return self.target.step(state, token_N)
+
+    def pending_step(self, state: Any, token_N: Tensor) -> tuple[Tensor | RowLogits, Any]:
+        """``step``, but for logits that need not be written out, where the decoder has any."""
+        if isinstance(self.decoder, TransformerDecoder):
+            return self.decoder.pending_step(state, token_N)
+        return self.step(state, token_N)
 
     def reorder(self, state: Any, index_N: Tensor) -> Any:
         """The rows ``index_N`` of the state."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.errors import UsageError
+from seqkit.models.step_kernels import StepKernels
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -35,22 +36,32 @@ class Int8Linear:
 
     Args:
         linear: The layer, in fp32 on a CPU.
+        kernels: What rounds and scales; ``None``: PyTorch does.
         overwrites_input: The input is nobody else's, so that a step of rounding it may be written there.
         is_never_negative: No input is.
     """
 
     __slots__ = (
-        "_bias_O",
         "_is_never_negative",
+        "_kernels",
         "_largest",
         "_middle_I",
         "_overwrites_input",
         "_packed",
         "_scale_O",
         "_zero_O",
+        "bias_O",
     )
 
-    def __init__(self, linear: nn.Linear, *, overwrites_input: bool = False, is_never_negative: bool = False) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        *,
+        kernels: StepKernels | None = None,
+        overwrites_input: bool = False,
+        is_never_negative: bool = False,
+    ) -> None:
+        self._kernels = kernels
         self._overwrites_input, self._is_never_negative = overwrites_input, is_never_negative
         self._largest = torch.tensor(float(_LARGEST))
         weight_OI = linear.weight.detach().float()
@@ -59,22 +70,71 @@ class Int8Linear:
         self._zero_O = torch.zeros(len(weight_OI), dtype=torch.int64)
         whole_OI = (weight_OI * (_LARGEST / largest_O).unsqueeze(1)).round().to(torch.int8)
         self._packed = torch.ops.onednn.qlinear_prepack(whole_OI, None)
-        self._bias_O = linear.bias.detach().float().clone()
+        self.bias_O = linear.bias.detach().float().clone()
         # Numbers are cut to whole ones, after one half was added. A row of them, for which PyTorch has a fast loop.
         self._middle_I = torch.full((weight_OI.size(1),), _ZERO + 0.5)
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Shape (N, O)."""
-        num_rows, num_inputs = x_NI.shape
+        y_NO, largest_N = self.product(x_NI)
+        self._scale_(y_NO, largest_N)
+        return y_NO
+
+    def add_to(self, sum_NO: Tensor, x_NI: Tensor) -> None:
+        """Add what comes of ``x_NI``, in place."""
+        y_NO, largest_N = self.product(x_NI)
+        self._add_scaled(sum_NO, y_NO, largest_N)
+
+    def add_relu_to(self, sum_NO: Tensor, before: Int8Linear, x_NI: Tensor) -> None:
+        """Add what comes of the non-negative part of what a layer before this one makes of ``x_NI``, in place."""
+        h_NF, largest_N = before.product(x_NI)
+        if self._kernels is None:
+            before._scale_(h_NF, largest_N)
+            self.add_to(sum_NO, h_NF.relu_())
+            return
+        whole_MF = self._room(h_NF)
+        largest_N = self._kernels.scale_relu_round_rows(h_NF, largest_N, before.bias_O, whole_MF, _SMALLEST)
+        self._add_scaled(sum_NO, self._multiply(whole_MF)[: len(h_NF)], largest_N)
+
+    def product(self, x_NI: Tensor) -> tuple[Tensor, Tensor]:
+        """The rounded matrix and the rounded rows multiplied, shape (N, O), and each row's largest number, shape (N,).
+
+        The one times the other, and the bias added, is what the layer gives.
+        """
+        whole_MI = self._room(x_NI)
+        if self._kernels is not None:
+            largest_N = self._kernels.round_rows(x_NI, whole_MI, _SMALLEST)
+        else:
+            largest_N = self._rounded(x_NI, whole_MI)
+        return self._multiply(whole_MI)[: len(x_NI)], largest_N
+
+    def _rounded(self, x_NI: Tensor, whole_MI: Tensor) -> Tensor:
         size_NI = x_NI if self._is_never_negative else x_NI.abs()
         largest_N1 = size_NI.amax(dim=1, keepdim=True).clamp_(min=_SMALLEST)
-        whole_MI = torch.empty(-(-num_rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, num_inputs, dtype=torch.uint8)
         room_NI = x_NI if self._overwrites_input else torch.empty_like(x_NI)
         shifted_NI = torch.addcmul(self._middle_I, x_NI, torch.div(self._largest, largest_N1), out=room_NI)
         # In two steps: straight to 8 bits takes three times as long.
-        whole_MI[:num_rows].copy_(shifted_NI.to(torch.int16))
-        y_NO = multiply(whole_MI, self._packed, self._scale_O, self._zero_O)[:num_rows]
-        return torch.addcmul(self._bias_O, y_NO, largest_N1, out=y_NO)
+        whole_MI[: len(x_NI)].copy_(shifted_NI.to(torch.int16))
+        return largest_N1.squeeze(1)
+
+    def _room(self, x_NI: Tensor) -> Tensor:
+        num_rows, num_inputs = x_NI.shape
+        return torch.empty(-(-num_rows // _ROWS_AT_ONCE) * _ROWS_AT_ONCE, num_inputs, dtype=torch.uint8)
+
+    def _multiply(self, whole_MI: Tensor) -> Tensor:
+        return multiply(whole_MI, self._packed, self._scale_O, self._zero_O)
+
+    def _scale_(self, y_NO: Tensor, largest_N: Tensor) -> None:
+        if self._kernels is not None:
+            self._kernels.scale_rows_(y_NO, largest_N, self.bias_O)
+        else:
+            torch.addcmul(self.bias_O, y_NO, largest_N.unsqueeze(1), out=y_NO)
+
+    def _add_scaled(self, sum_NO: Tensor, y_NO: Tensor, largest_N: Tensor) -> None:
+        if self._kernels is not None:
+            self._kernels.add_scaled_rows_(sum_NO, y_NO, largest_N, self.bias_O)
+        else:
+            sum_NO += torch.addcmul(self.bias_O, y_NO, largest_N.unsqueeze(1), out=y_NO)
 
 
 class _Int8Module(nn.Module):
@@ -82,25 +142,26 @@ class _Int8Module(nn.Module):
 
     Args:
         linear: The layer.
+        kernels: Of the layer.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, kernels: StepKernels | None) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._layer = Int8Linear(linear)
+        self._layer = Int8Linear(linear, kernels=kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (..., O)."""
         return self._layer(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
 
-def int8_copy(module: ModuleT) -> ModuleT:
+def int8_copy(module: ModuleT, kernels: StepKernels | None = None) -> ModuleT:
     """A module with the same parameters, but for its linear layers, which are rounded once."""
     copied = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
     for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
-                setattr(parent, name, _Int8Module(child))
+                setattr(parent, name, _Int8Module(child, kernels))
     return copied
 
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqkit.models.attention import CrossAttention, attention_weights, fused_attention
-from seqkit.models.fixed_layers import FixedLinear, FixedNumbers, fixed_linear
+from seqkit.models.fixed_layers import FixedLinear, Layout, fixed_linear
 from seqkit.models.shared_memory import Moves
 
 _MANY_SOURCES = 8
@@ -59,17 +59,19 @@ class MemoryAttentionSteps:
 
     Args:
         attention: The module; later changes of its weights do not count.
-        numbers: Of the matrices.
+        layout: How they are laid out.
         overwrites_input: What asks is nobody else's.
     """
 
     def __init__(
-        self, attention: CrossAttention, *, numbers: FixedNumbers = "float32", overwrites_input: bool = False
+        self, attention: CrossAttention, layout: Layout | None = None, *, overwrites_input: bool = False
     ) -> None:
+        layout = layout or Layout()
         self.num_heads = attention.num_heads
-        self.query = fixed_linear(attention.query, numbers, overwrites_input=overwrites_input)
-        self.output = fixed_linear(attention.output, numbers, overwrites_input=True)
-        self._key_value = fixed_linear(attention.key_value, numbers)
+        self.kernels = layout.kernels
+        self.query = fixed_linear(attention.query, layout, overwrites_input=overwrites_input)
+        self.output = fixed_linear(attention.output, layout, overwrites_input=True)
+        self._key_value = fixed_linear(attention.key_value, layout)
         self._absorbable: _Absorbable | None = None
         if isinstance(self.query, FixedLinear) and isinstance(self.output, FixedLinear):
             self._absorbable = _Absorbable.of(self.query, self.output, self.num_heads)
@@ -90,7 +92,9 @@ class MemoryAttentionSteps:
         """
         k_BSHK, v_BSHK = keys_values
         num_sources, num_positions, num_heads, d_head = k_BSHK.shape
-        if num_sources >= _MANY_SOURCES and k_BSHK.is_cpu and k_BSHK.dtype in {torch.float32, torch.float64}:
+        has_kernel = self.kernels is not None and self.kernels.can_attend(k_BSHK)
+        has_products = k_BSHK.is_cpu and k_BSHK.dtype in {torch.float32, torch.float64}
+        if num_sources >= _MANY_SOURCES and has_products and not has_kernel:
             return ManyStepMemory.of(self, k_BSHK, v_BSHK, bias_B11S)
         k_BHSK, v_BHSK = (x_BSHK.transpose(1, 2).contiguous() for x_BSHK in (k_BSHK, v_BSHK))
         memory = ProjectedStepMemory(self, k_BHSK, v_BHSK, bias_B11S)
@@ -143,7 +147,8 @@ class ProjectedStepMemory:
         """See ``StepMemory``."""
         num_sources, num_heads, _, d_head = self.k_BHSK.shape
         q_BHWK = self.layer.query(x_ND).view(num_sources, -1, num_heads, d_head).transpose(1, 2)
-        return self.layer.output(fused_attention(q_BHWK, self.k_BHSK, self.v_BHSK, self.bias_B11S)), q_BHWK
+        y_ND = fused_attention(q_BHWK, self.k_BHSK, self.v_BHSK, self.bias_B11S, self.layer.kernels)
+        return self.layer.output(y_ND), q_BHWK
 
     def weights(self, look: Tensor) -> Tensor:
         """See ``StepMemory``."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.models.attention import KeyValueCache, causal_bias, padding_bias
-from seqkit.models.fixed_layers import FixedNumbers
+from seqkit.models.fixed_layers import Layout, RowLogits
 from seqkit.models.memory import Memory
 from seqkit.models.transformer import TransformerStack
 from seqkit.models.transformer_steps import SteppingState, TransformerSteps
@@ -142,15 +142,15 @@ class TransformerDecoder(nn.Module):
         assert new_state is not None
         return self.output(hidden_BTD), new_state
 
-    def fix_weights(self, numbers: FixedNumbers = "float32") -> None:
+    def fix_weights(self, layout: Layout | None = None) -> None:
         """Lay the weights out for steps once, of a model that is no longer trained.
 
         Otherwise that is done for each batch of sources. Later changes of the weights do not count in steps.
 
         Args:
-            numbers: Of the matrices that steps with a memory take.
+            layout: Of what steps with a memory take.
         """
-        self._fixed_steps = self._steps(numbers)
+        self._fixed_steps = self._steps(layout)
 
     @overload
     def initial_state(self, memory: None, batch_size: int) -> TransformerState: ...
@@ -186,6 +186,10 @@ class TransformerDecoder(nn.Module):
         assert new_state is not None
         return self.output(hidden_NTD[:, -1]), new_state
 
+    def pending_step(self, state: SteppingState, token_N: Tensor) -> tuple[Tensor | RowLogits, SteppingState]:
+        """``step`` with a memory, but for logits that need not be written out."""
+        return state.steps.pending_step(state, token_N)
+
     @overload
     def reorder(self, state: TransformerState, index_N: Tensor) -> TransformerState: ...
     @overload
@@ -202,8 +206,8 @@ class TransformerDecoder(nn.Module):
         """Weights of the step just made over the memory, shape (N, S); ``None`` without one, or before a step."""
         return state.attention() if isinstance(state, SteppingState) else None
 
-    def _steps(self, numbers: FixedNumbers = "float32") -> TransformerSteps:
-        return TransformerSteps(self.stack, self.embedding, self.output, numbers=numbers)
+    def _steps(self, layout: Layout | None = None) -> TransformerSteps:
+        return TransformerSteps(self.stack, self.embedding, self.output, layout)
 
     def _empty_state(self, batch_size: int) -> TransformerState:
         window_N0 = None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from seqkit.models.attention import fused_attention, padding_bias
 from seqkit.models.branching_cache import BranchingCache
-from seqkit.models.fixed_layers import FixedFeedForward, FixedNorm, FixedNumbers, fixed_linear, fixed_output
+from seqkit.models.fixed_layers import FixedFeedForward, FixedNorm, Layout, RowLogits, fixed_linear, fixed_output
 from seqkit.models.memory import Memory
 from seqkit.models.memory_steps import MemoryAttentionSteps, StepMemory
 from seqkit.models.positions import RotaryPositions
@@ -58,22 +58,18 @@ class TransformerSteps:
         stack: The layers, which attend to a memory.
         embedding: Of target tokens.
         output: From the stack's output to logits.
-        numbers: Of the matrices.
+        layout: How they are laid out.
     """
 
     def __init__(
-        self,
-        stack: TransformerStack,
-        embedding: nn.Embedding,
-        output: nn.Linear,
-        *,
-        numbers: FixedNumbers = "float32",
+        self, stack: TransformerStack, embedding: nn.Embedding, output: nn.Linear, layout: Layout | None = None
     ) -> None:
+        layout = layout or Layout()
         self._stack = stack
         self._embedding_VD, self._scale = embedding.weight.detach(), stack.d_model**0.5
-        self._layers = [_LayerSteps(layer, numbers) for layer in stack.layers if isinstance(layer, TransformerLayer)]
+        self._layers = [_LayerSteps(layer, layout) for layer in stack.layers if isinstance(layer, TransformerLayer)]
         self._norm = FixedNorm(stack.norm) if isinstance(stack.norm, nn.LayerNorm) else None
-        self._output = fixed_output(output, numbers, overwrites_input=self._norm is not None)
+        self._output = fixed_output(output, layout, overwrites_input=self._norm is not None)
 
     def initial_state(self, memory: Memory) -> SteppingState:
         """The state before the first token, one hypothesis a source: the memory projected for every layer."""
@@ -94,6 +90,16 @@ class TransformerSteps:
 
     def step(self, state: SteppingState, token_N: Tensor) -> tuple[Tensor, SteppingState]:
         """One token a row: logits of shape (N, V) for the next, and the new state."""
+        hidden_ND, after = self._read(state, token_N)
+        return self._output(hidden_ND), after
+
+    def pending_step(self, state: SteppingState, token_N: Tensor) -> tuple[Tensor | RowLogits, SteppingState]:
+        """``step``, but for logits that need not be written out."""
+        hidden_ND, after = self._read(state, token_N)
+        return self._output.pending(hidden_ND), after
+
+    def _read(self, state: SteppingState, token_N: Tensor) -> tuple[Tensor, SteppingState]:
+        """What the output layer reads after one token a row, shape (N, D), and the new state."""
         cache, position = state.cache.begin_step(len(token_N)), state.num_tokens
         x_ND = torch.embedding(self._embedding_VD, token_N)
         if self._stack.positions is None:
@@ -105,9 +111,9 @@ class TransformerSteps:
             x_ND = layer.attend_to_self(x_ND, cache, index, bias_B1WP, position)
             x_ND, look = layer.attend_to_memory(x_ND, state.memories[index])
             x_ND = layer.feed_forward(x_ND)
-        logits_NV = self._output(x_ND if self._norm is None else self._norm(x_ND))
+        hidden_ND = x_ND if self._norm is None else self._norm(x_ND)
         # Not by ``dataclasses.replace``, which takes as long as several calls of PyTorch.
-        return logits_NV, SteppingState(self, cache, position + 1, state.memories, state.source_of_row_N, look)
+        return hidden_ND, SteppingState(self, cache, position + 1, state.memories, state.source_of_row_N, look)
 
     def reorder(self, state: SteppingState, index_N: Tensor) -> SteppingState:
         """The rows ``index_N``; of the memory, only sources that fill the gaps of those that left are moved."""
@@ -124,21 +130,22 @@ class TransformerSteps:
 class _LayerSteps:
     """One layer's three branches, for one position a row."""
 
-    def __init__(self, layer: TransformerLayer, numbers: FixedNumbers) -> None:
+    def __init__(self, layer: TransformerLayer, layout: Layout) -> None:
         attention, memory_attention = layer.self_attention, layer.memory_attention
         assert memory_attention is not None, "the layers attend to a memory"
         width = attention.output.in_features
         self._norm_first = layer.norm_first
         self._num_heads, self._d_head = attention.num_heads, width // attention.num_heads
+        self._kernels = layout.kernels
         # What was normalised first was made for this alone.
         is_own = self._norm_first
-        self._query_key_value = fixed_linear(attention.query_key_value, numbers, overwrites_input=is_own)
+        self._query_key_value = fixed_linear(attention.query_key_value, layout, overwrites_input=is_own)
         self._rotary: RotaryPositions | None = attention.rotary
-        self._self_output = fixed_linear(attention.output, numbers, overwrites_input=True)
+        self._self_output = fixed_linear(attention.output, layout, overwrites_input=True)
         self._self_norm = FixedNorm(layer.self_attention_norm)
-        self.memory_attention = MemoryAttentionSteps(memory_attention, numbers=numbers, overwrites_input=is_own)
+        self.memory_attention = MemoryAttentionSteps(memory_attention, layout, overwrites_input=is_own)
         self._memory_norm = FixedNorm(layer.memory_attention_norm)
-        self._feed_forward = FixedFeedForward(layer.feed_forward, numbers, overwrites_input=is_own)
+        self._feed_forward = FixedFeedForward(layer.feed_forward, layout, overwrites_input=is_own)
         self._feed_forward_norm = FixedNorm(layer.feed_forward_norm)
 
     def attend_to_self(
@@ -154,8 +161,8 @@ class _LayerSteps:
             qkv_BW3HK = torch.cat([turned.view_as(qk_BW2HK), qkv_BW3HK[:, :, 2:]], dim=2)
         qkv_3BHWK = qkv_BW3HK.permute(2, 0, 3, 1, 4)
         keys_BHPK, values_BHPK = cache.add(layer, qkv_3BHWK.narrow(0, 1, 2))
-        y_ND = fused_attention(qkv_3BHWK.select(0, 0), keys_BHPK, values_BHPK, bias_B1WP)
-        x_ND += self._self_output(y_ND)
+        y_ND = fused_attention(qkv_3BHWK.select(0, 0), keys_BHPK, values_BHPK, bias_B1WP, self._kernels)
+        self._self_output.add_to(x_ND, y_ND)
         return x_ND if self._norm_first else norm(x_ND)
 
     def attend_to_memory(self, x_ND: Tensor, memory: StepMemory) -> tuple[Tensor, Tensor]:
@@ -168,5 +175,5 @@ class _LayerSteps:
     def feed_forward(self, x_ND: Tensor) -> Tensor:
         """The feed-forward branch."""
         norm = self._feed_forward_norm
-        x_ND += self._feed_forward(norm(x_ND) if self._norm_first else x_ND)
+        self._feed_forward.add_to(x_ND, norm(x_ND) if self._norm_first else x_ND)
         return x_ND if self._norm_first else norm(x_ND)

@@ -10,7 +10,7 @@ import torch
 from seqkit.decoding.ensemble import Ensemble
 from seqkit.decoding.model import AttentiveModel
 from seqkit.errors import UsageError
-from seqkit.models.fixed_layers import FixedNumbers
+from seqkit.models.fixed_layers import Layout
 from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq, load_seq2seq
 
 
@@ -38,16 +38,16 @@ def load_translation_models(paths: Sequence[Path], device: torch.device) -> list
     return loaded
 
 
-def joined_model(loaded: Sequence[LoadedSeq2Seq], numbers: FixedNumbers = "float32") -> AttentiveModel:
+def joined_model(loaded: Sequence[LoadedSeq2Seq], layout: Layout | None = None) -> AttentiveModel:
     """The one model, or all as an ensemble; ready to translate, no longer to be trained.
 
     Args:
         loaded: The models.
-        numbers: Of the decoders' matrices.
+        layout: Of their layers.
 
     Raises:
         UsageError: One of them, or this machine, cannot have these.
     """
     for one in loaded:
-        one.model.fix_weights(numbers)
+        one.model.fix_weights(layout)
     return loaded[0].model if len(loaded) == 1 else Ensemble([one.model for one in loaded])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Protocol
 
 from seqkit.decoding.requests import BeamRule
 from seqkit.recipe.seq2seq_schema import TranslateOptions
@@ -52,8 +53,12 @@ class Translation:
         return all(hypothesis.is_finished for hypothesis in self.hypotheses)
 
 
-Finish = Callable[[Callable[[], None] | None], list[list[Translation]]]
-"""Waits for what was begun. Takes what to call between two batches, which may raise to stop."""
+class Finish(Protocol):
+    """Waits for translations that were begun."""
+
+    def __call__(self, on_part: Callable[[], None] | None = None) -> list[list[Translation]]:
+        """See ``Translator.translate``."""
+        ...
 
 
 class Translator:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import chain, pairwise, product
 from typing import Any
 
 import pytest
@@ -337,9 +337,26 @@ def test_the_token_budget_changes_nothing_but_rounding(batch_tokens: int) -> Non
     whole = torch_translator(model, SRC, TGT, TranslateOptions(max_length=9))
     translator = torch_translator(model, SRC, TGT, TranslateOptions(max_length=9, batch_tokens=batch_tokens))
     sizes = [[len(batch) for batch in translator._batches(translator.reader.read(LINES))]]
-    assert max(sizes[0]) == {1: 1, 20: 3, 4096: 5}[batch_tokens]
+    assert max(sizes[0]) == {1: 1, 20: 2, 4096: 5}[batch_tokens]
     found, expected = translate(translator, LINES, 2), translate(whole, LINES, 2)
     for translations, others in zip(found, expected, strict=True):
         for one, other in zip(translations, others, strict=True):
             assert one.text == other.text and one.score == pytest.approx(other.score, abs=1e-9)
         assert all(one.score >= other.score for one, other in pairwise(translations))
+
+
+def test_batches_are_of_like_length_within_the_budget_and_ever_smaller() -> None:
+    options = TranslateOptions(max_length=9, batch_tokens=3000)
+    translator = torch_translator(make_model("pre-sinusoidal"), SRC, TGT, options)
+    lines = [("a" * (number % 23 + 1)) for number in range(1200)]
+    requests = translator.reader.read(lines)
+    batches = translator._batches(requests)
+    lengths = [[len(requests[line].parts[part].ids) + 1 for line, part in batch] for batch in batches]
+    assert sorted(line for batch in batches for line, _ in batch) == list(range(1200)), "each line once"
+    assert [length for batch in lengths for length in batch] == sorted(chain(*lengths), reverse=True)
+    sizes = [batch[0] * len(batch) for batch in lengths]
+    left = sum(map(sum, lengths))
+    for size, batch in zip(sizes, lengths, strict=True):
+        assert size <= min(3000, max(1024, left // 4))
+        left -= sum(batch)
+    assert max(sizes) > 2900 and len(batches) > 8, "of many lines the first batches are full"

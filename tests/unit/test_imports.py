@@ -16,13 +16,14 @@ PACKAGE = Path(seqkit.__file__).parent
 
 # What each part may import of the others, besides itself; a new part needs a line here. Imports go downwards only:
 # cli → tasks → training, decoding, metrics, diagnostics, export → models, tokenizers, data → recipe, runs → errors,
-# atomic, forked → leftovers.
+# atomic, forked, kernels → leftovers.
 # Parts on one level stay apart, but for data, which encodes with tokenizers.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "leftovers": set(),
     "atomic": {"leftovers"},
     "forked": set(),
+    "kernels": set(),
     "recipe": {"errors", "atomic"},
     "runs": {"errors", "atomic"},
     "tokenizers": {"errors", "atomic", "recipe"},
@@ -48,6 +49,7 @@ PURE_MAY_IMPORT = {
     "contextlib",
     # For the generator that a thread's draws come from: dropout has no argument that could carry it.
     "contextvars",
+    "copy",
     "dataclasses",
     "itertools",
     "math",

@@ -1,16 +1,24 @@
-"""Batches in threads: the same results in the same order, and nothing goes on once the work is broken off."""
+"""Batches in processes: the same results in the same order, errors where somebody hears them, and nobody left over."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_models import MemoryModel, random_table
 
+from seqkit.errors import DataError, SeqkitError
 from seqkit.tasks.side_by_side import SideBySide
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks with PyTorch loaded")
+
+Start = Callable[..., SideBySide[Any, Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -21,49 +29,116 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_results_come_in_order_from_threads_with_one_core_each() -> None:
-    both_there = threading.Barrier(2, timeout=30)
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[SideBySide[Any, Any]] = []
 
-    def work(item: int) -> tuple[int, int]:
-        # Neither goes on before both are at work.
-        both_there.wait()
-        return item * item, torch.get_num_threads()
+    def start_processes(work: Callable[[Any], Any], num_processes: int = 2) -> SideBySide[Any, Any]:
+        started.append(SideBySide(work, num_processes))
+        return started[-1]
 
-    assert list(SideBySide(2).map(work, [5, 3, 4, 2])) == [(25, 1), (9, 1), (16, 1), (4, 1)]
+    yield start_processes
+    for side_by_side in started:
+        side_by_side.close()
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_results_come_in_order_from_processes_with_one_core_each(start: Start, tmp_path: Path) -> None:
+    def work(item: int) -> tuple[int, int, int]:
+        if item in {5, 3}:
+            # Neither goes on before both are at work.
+            (tmp_path / str(item)).touch()
+            while not all((tmp_path / name).exists() for name in "53"):
+                time.sleep(0.001)
+        return item * item, torch.get_num_threads(), os.getpid()
+
+    found = list(start(work).begin([5, 3, 4, 2]))
+    assert [result[:2] for result in found] == [(25, 1), (9, 1), (16, 1), (4, 1)]
+    assert len({process for *_, process in found}) == 2 and os.getpid() not in {process for *_, process in found}
     assert torch.get_num_threads() == 2
 
 
-def test_a_single_item_has_all_cores_and_no_thread() -> None:
-    def work(_: int) -> tuple[int, str]:
-        return torch.get_num_threads(), threading.current_thread().name
+def test_what_is_begun_later_is_done_after_what_was_begun_before(start: Start) -> None:
+    side_by_side = start(lambda item: item + 1)
+    first, second, none = side_by_side.begin([1, 2, 3]), side_by_side.begin([4]), side_by_side.begin([])
+    assert list(second) == [5] and list(none) == [] and list(first) == [2, 3, 4]
+    assert not side_by_side.is_busy
 
-    assert list(SideBySide(2).map(work, [1])) == [(2, threading.current_thread().name)]
-    assert list(SideBySide(2).map(work, [])) == []
+
+def test_processes_stay_from_one_work_to_the_next(start: Start) -> None:
+    side_by_side = start(lambda _: os.getpid())
+    processes = set(side_by_side.begin(range(6)))
+    answers = side_by_side.begin(range(6))
+    # A reader who takes one answer after the other never learns that there are no more.
+    assert {next(answers) for _ in range(6)} <= processes
+    answers.close()
+    assert set(side_by_side.begin(range(6))) <= processes
 
 
-def test_an_error_in_one_batch_ends_the_steps_of_the_others() -> None:
-    side_by_side, is_stepping = SideBySide(2), threading.Event()
-    model: Any = side_by_side.watched(MemoryModel(random_table(3, seed=1)))  # type: ignore[arg-type]
-    ended: list[str] = []
+def test_a_tensor_is_sent_whole(start: Start) -> None:
+    found = list(start(lambda size: torch.arange(size)).begin([3, 70_000]))
+    assert [len(tensor) for tensor in found] == [3, 70_000] and found[1][-1] == 69_999
 
-    def work(item: int) -> None:
+
+def test_an_expected_error_arrives_as_it_is(start: Start) -> None:
+    def work(item: int) -> int:
+        if item == 1:
+            raise DataError("not a number", path="model", line=7, hint="train again")
+        return item
+
+    answers = start(work).begin([0, 1, 2])
+    assert next(answers) == 0
+    with pytest.raises(DataError, match="model:7: not a number") as raised:
+        next(answers)
+    assert raised.value.hint == "train again"
+
+
+def test_another_error_comes_with_its_traceback_and_ends_all(start: Start) -> None:
+    def work(item: int) -> int:
         if item == 0:
-            assert is_stepping.wait(30)
-            raise ValueError("in a batch")
-        state = model.initial_state(None, 1)
-        try:
-            # For ever, but for the stop.
-            while True:
-                _, state = model.step(state, torch.tensor([0]))
-                is_stepping.set()
-        except BaseException as error:
-            ended.append(type(error).__name__)
-            raise
+            raise ZeroDivisionError("in a batch")
+        time.sleep(60)
+        return item
 
-    with pytest.raises(ValueError, match="in a batch"):
-        list(side_by_side.map(work, [0, 1, 2, 3]))
-    assert set(ended) == {"_Stopped"}
-    assert torch.get_num_threads() == 2
-    # And the next work finds nothing stopped.
-    steps = side_by_side.map(lambda token: model.step(model.initial_state(None, 1), torch.tensor([token]))[0], [0, 1])
-    assert [logits_BV.shape for logits_BV in steps] == [(1, 3), (1, 3)]
+    side_by_side = start(work)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"(?s)in a worker process.*ZeroDivisionError: in a batch"):
+        list(side_by_side.begin([0, 1, 2]))
+    assert not side_by_side.is_busy and time.monotonic() - began < 30
+
+
+def test_a_process_that_is_killed_is_named(start: Start) -> None:
+    def work(item: int) -> int:
+        if item == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    side_by_side = start(work)
+    with pytest.raises(SeqkitError, match="a worker process ended by SIGKILL while it translated") as raised:
+        list(side_by_side.begin([0, 1, 2, 3]))
+    assert raised.value.hint is not None and "--batch-tokens" in raised.value.hint
+    assert list(side_by_side.begin([5, 6])) == [5, 6], "the next work has new processes"
+
+
+def test_closing_the_answers_ends_the_processes_at_once(start: Start, tmp_path: Path) -> None:
+    def work(item: int) -> int:
+        if item:
+            (tmp_path / str(os.getpid())).touch()
+            time.sleep(60)
+        return os.getpid()
+
+    answers = start(work).begin([0, 1, 2])
+    next(answers)
+    while not (processes := [int(path.name) for path in tmp_path.iterdir()]):
+        time.sleep(0.001)
+    began = time.monotonic()
+    answers.close()
+    assert time.monotonic() - began < 30
+    assert not any(map(is_alive, processes))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.models.encoder_decoder import EncoderDecoder, SourceTokens, TransformerEncoder
+from seqkit.models.fixed_layers import Layout
 from seqkit.models.transformer import TransformerStack
 from seqkit.models.transformer_decoder import TransformerDecoder
 from seqkit.models.transformer_steps import SteppingState
@@ -233,7 +234,7 @@ def test_steps_in_bf16_differ_by_its_rounding_only(variant: str, num_sources: in
 def test_steps_in_8_bits_are_close_alone_and_in_company(variant: str) -> None:
     model, token_B = make_model(variant).float(), torch.tensor([1, 2, 3])
     exact_BV, _ = model.step(model.initial_state(SOURCE, B), token_B)
-    model.fix_weights("int8")
+    model.fix_weights(Layout("int8"))
     logits_BV, _ = model.step(model.initial_state(SOURCE, B), token_B)
     deviation = float((logits_BV - exact_BV).square().mean().sqrt() / exact_BV.std())
     assert 0 < deviation < 0.05
