@@ -33,8 +33,10 @@ def collect_facts() -> dict[str, Any]:
     """Versions of seqkit, Python and torch, the devices torch sees, and where files are kept."""
     import torch
 
+    from seqkit.kernels.compiling import compiled_steps
     from seqkit.runs.places import cache_dir, data_dirs, runs_dir
 
+    compiled = compiled_steps(cache_dir(None))
     facts: dict[str, Any] = {
         "seqkit": seqkit.__version__,
         "python": platform.python_version(),
@@ -43,6 +45,7 @@ def collect_facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "compiled_steps": compiled.remark,
         "cuda": torch.version.cuda,
         "devices": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "cpu only",
         "runs_dir": str(runs_dir(None)),

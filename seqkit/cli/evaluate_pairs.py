@@ -141,7 +141,9 @@ def _report(
 def _translate(loaded: LoadedSeq2Seq, lines: list[str], beam: int, name: str) -> list[str]:
     """The best translation of each line; what is to be said of a line is a warning."""
     from seqkit.decoding.requests import check_rule
+    from seqkit.tasks.cpu_search import layout_for, processes_for
     from seqkit.tasks.torch_search import torch_translator
+    from seqkit.tasks.translation_ensemble import joined_model
     from seqkit.tasks.translation_requests import SourceLimits
     from seqkit.tasks.translator import beam_rule
     from seqkit.training.device import model_device
@@ -149,7 +151,15 @@ def _translate(loaded: LoadedSeq2Seq, lines: list[str], beam: int, name: str) ->
     options = loaded.recipe.translate.model_copy(update={"beam": beam})
     check_rule(beam_rule(options, 1), vocab_size=loaded.tgt.vocab_size)
     device, limits = model_device(loaded.model), SourceLimits.of([loaded.recipe])
-    translator = torch_translator(loaded.model, loaded.src, loaded.tgt, options, device, limits=limits)
+    translator = torch_translator(
+        joined_model([loaded], layout_for(device)),
+        loaded.src,
+        loaded.tgt,
+        options,
+        device,
+        limits=limits,
+        num_processes=processes_for(device),
+    )
     requests = translator.reader.read(lines)
     for number, request in enumerate(requests, start=1):
         for remark in request.remarks:

@@ -99,6 +99,7 @@ class LineInput:
         self._max_lines = max_lines
         self._begun: list[bytes] = []
         self._begun_bytes = 0
+        self._fault: DataError | None = None
         self._next_line = 1
         self.descriptor = descriptor
         self.name = name
@@ -120,6 +121,8 @@ class LineInput:
         Raises:
             DataError: A line is longer than ``MAX_LINE_BYTES``.
         """
+        if self._fault is not None:
+            raise self._fault
         pieces = [self._read(BLOCK_BYTES)]
         num_bytes = len(pieces[0])
         while pieces[-1] and num_bytes < BLOCK_BYTES and self._has_more():
@@ -144,14 +147,13 @@ class LineInput:
                 )
 
     def has_next_now(self) -> bool:
-        """Take what has arrived; whether the next block, or the end, is there without waiting.
-
-        Raises:
-            DataError: As ``fill``.
-        """
-        while not self.ready and not self.is_exhausted and self._has_more():
-            self.fill()
-        return bool(self.ready) or self.is_exhausted or self.descriptor is None
+        """Take what has arrived; whether the next block, the end or a fault can be had without waiting."""
+        try:
+            while not self.ready and not self.is_exhausted and self._fault is None and self._has_more():
+                self.fill()
+        except DataError as error:
+            self._fault = error
+        return bool(self.ready) or self.is_exhausted or self._fault is not None or self.descriptor is None
 
     def _has_more(self) -> bool:
         if self.descriptor is None:

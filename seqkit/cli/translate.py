@@ -170,15 +170,21 @@ def _translate_lines(load: Callable[[], LineTranslator], given: Given) -> None:
         def write_next() -> None:
             write_answer(begun.popleft().finish(), sink, aligned.lines.name)
 
-        try:
-            for block, beside in aligned:
-                begun.append(Answering(translator, block, beside, name=aligned.lines.name))
-                while begun and (len(begun) > num_ahead or not aligned.lines.has_next_now()):
-                    write_next()
-        except SeqkitError:
-            # What is wrong with the input comes after the answers to what precedes it.
-            while begun:
+        fault: SeqkitError | None = None
+        blocks = iter(aligned)
+        while True:
+            try:
+                block, beside = next(blocks)
+            except StopIteration:
+                break
+            except SeqkitError as error:
+                # To be told after the answers to what precedes it.
+                fault = error
+                break
+            begun.append(Answering(translator, block, beside, name=aligned.lines.name))
+            while begun and (len(begun) > num_ahead or not aligned.lines.has_next_now()):
                 write_next()
-            raise
         while begun:
             write_next()
+        if fault is not None:
+            raise fault

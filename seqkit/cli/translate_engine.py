@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,6 @@ from seqkit.cli import console
 from seqkit.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import torch
-
-    from seqkit.models.step_kernels import StepKernels
     from seqkit.recipe.seq2seq_schema import TranslateOptions
     from seqkit.runs.export_folder import Export
     from seqkit.tasks.translation_requests import SourceLimits
@@ -61,10 +57,10 @@ def load_engine(request: EngineRequest) -> ReadyEngine:
 
 
 def _torch(request: EngineRequest) -> ReadyEngine:
-    import torch
-
     from seqkit.cli.model_options import choose_device
-    from seqkit.models.fixed_layers import Layout
+    from seqkit.kernels.compiling import compiled_steps
+    from seqkit.runs.places import cache_dir
+    from seqkit.tasks.cpu_search import layout_for, processes_for
     from seqkit.tasks.torch_search import TorchSearch, own_numbers
     from seqkit.tasks.translation_ensemble import joined_model, load_translation_models
     from seqkit.tasks.translation_requests import SourceLimits
@@ -74,31 +70,20 @@ def _torch(request: EngineRequest) -> ReadyEngine:
     loaded = load_translation_models(request.paths, place)
     src, tgt = loaded[0].src, loaded[0].tgt
     # With --deterministic each line has all cores, whether it is alone or not: their number may change the last bit.
-    can_share = place.type == "cpu" and sys.platform == "linux" and not request.options.deterministic
+    num_processes = 1 if request.options.deterministic else processes_for(place)
+    if place.type == "cpu":
+        console.logger.log(console.VERBOSE, "compiled steps: %s", compiled_steps(cache_dir(None)).remark)
     search = TorchSearch(
-        joined_model(loaded, Layout(numbers, _kernels(place))),
+        joined_model(loaded, layout_for(place, numbers)),
         src,
         tgt,
         request.options,
         place,
         seed=request.seed,
         with_attention=request.with_attention,
-        num_processes=torch.get_num_threads() if can_share else 1,
+        num_processes=num_processes,
     )
     return ReadyEngine(search=search, src=src, tgt=tgt, limits=SourceLimits.of(one.recipe for one in loaded))
-
-
-def _kernels(device: torch.device) -> StepKernels | None:
-    """What a CPU computes outside PyTorch, if it can."""
-    from seqkit.kernels.compiling import compiled_steps
-    from seqkit.kernels.native import native_kernels
-    from seqkit.runs.places import cache_dir
-
-    if device.type != "cpu":
-        return None
-    kernels = native_kernels(cache_dir(None))
-    console.logger.log(console.VERBOSE, "compiled steps: %s", compiled_steps(cache_dir(None)).remark)
-    return kernels
 
 
 def _ctranslate2(request: EngineRequest) -> ReadyEngine:

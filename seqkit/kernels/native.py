@@ -106,13 +106,14 @@ class NativeKernels:
         """See ``StepKernels``."""
         num_sources, num_heads, width, d_head = q_BHWK.shape
         num_positions = k_BHSK.size(2)
+        assert q_BHWK.dtype == k_BHSK.dtype == v_BHSK.dtype == torch.float32, "what steps.c reads"
         assert q_BHWK.stride(3) == k_BHSK.stride(3) == v_BHSK.stride(3) == 1, "heads lie in one piece"
         y_ND = q_BHWK.new_empty(num_sources * width, num_heads * d_head)
         scores = q_BHWK.new_empty(width * (num_positions + _LANES))
         mask, mask_steps = 0, (0, 0)
         if bias is not None:
             bias = bias.expand(num_sources, 1, width, num_positions)
-            assert bias.stride(3) == 1, "so do the positions of a mask"
+            assert bias.stride(3) == 1 and bias.dtype == torch.float32, "so do the positions of a mask"
             mask, mask_steps = bias.data_ptr(), (bias.stride(0), bias.stride(2))
         steps = _Steps(*q_BHWK.stride()[:3], *k_BHSK.stride()[:3], *v_BHSK.stride()[:3], *mask_steps)
         self._library.attend(
@@ -143,6 +144,7 @@ class NativeKernels:
         """See ``StepKernels``."""
         y_NV = _checked(y_NV)
         num_rows, vocab_size = y_NV.shape
+        assert 0 < count <= vocab_size, "as many as there are"
         num_groups = -(-vocab_size // _GROUP)
         normalizer_N = y_NV.new_empty(num_rows)
         top_NK, token_NK = y_NV.new_empty(num_rows, count), torch.empty(num_rows, count, dtype=torch.int64)

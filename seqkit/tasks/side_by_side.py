@@ -7,6 +7,7 @@ longer: between two operations they wait for each other, and share what Python c
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ class SideBySide(Generic[RequestT, AnswerT]):
     def _hand_out(self) -> None:
         if self._waiting and self._crew is None:
             self._crew = Crew(self._expected, self._num_processes)
+            # Whoever forgets this ends them too.
+            weakref.finalize(self, self._crew.close)
         while self._crew is not None and self._waiting and self._crew.has_free:
             job = self._waiting.popleft()
             job.task = self._crew.begin(job.request)

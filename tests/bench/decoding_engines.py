@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from seqkit.export.ctranslate_package import import_ctranslate2
-from seqkit.kernels.native import native_kernels
-from seqkit.models.fixed_layers import FixedNumbers, Layout
+from seqkit.models.fixed_layers import FixedNumbers
 from seqkit.recipe.seq2seq_schema import EngineType, TranslateOptions
 from seqkit.runs.export_folder import read_export
-from seqkit.runs.places import cache_dir
 from seqkit.tasks import ctranslate_search
+from seqkit.tasks.cpu_search import layout_for
 from seqkit.tasks.ctranslate_export import export_model, token_names
 from seqkit.tasks.ctranslate_search import CtranslateSearch
 from seqkit.tasks.seq2seq_predictor import LoadedSeq2Seq, load_seq2seq
@@ -58,7 +57,7 @@ def own(model: Model, numbers: FixedNumbers = "float32", *, patience: float | No
     # With weights of its own: a model has them laid out in one kind of numbers.
     loaded = load_seq2seq(model.loaded.path, model.loaded.device)
     translator = torch_translator(
-        joined_model([loaded], Layout(numbers, native_kernels(cache_dir(None)))),
+        joined_model([loaded], layout_for(loaded.device, numbers)),
         loaded.src,
         loaded.tgt,
         model.options.model_copy(update={"patience": patience}),

@@ -166,6 +166,23 @@ def test_the_first_output_comes_before_the_input_ends(
     assert process.wait().code == 0
 
 
+def test_an_answer_does_not_wait_for_the_rest_of_the_next_line(
+    tiny_pairs: TinyPairs, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    words = ("translate", "--model", tiny_pairs.run, "--batch-size", 2, "--threads", 2)
+    process = fork_server.start(*words, folder=tmp_path, stdin=fifo)
+    with fifo.open("wb", buffering=0) as feed:
+        feed.write(b"be c\nae cd\nbe c\nbe")
+        wait_until(lambda: process.out.count("\n") == 3, "all whole lines")
+        feed.write(b" c\n\xff\nbe c\n")
+        wait_until(lambda: process.out.count("\n") == 4, "the line before the bad one")
+    done = process.wait()
+    assert done.code == 1 and done.error_line.startswith("<stdin>:5: not UTF-8")
+    assert done.out.split("\n")[2:] == ["BE C", "BE C", ""]
+
+
 def test_memory_stays_flat(tiny_pairs: TinyPairs, fork_server: ForkServer, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "leftovers": set(),
     "atomic": {"leftovers"},
     "forked": set(),
-    "kernels": set(),
+    "kernels": {"atomic"},
     "recipe": {"errors", "atomic"},
     "runs": {"errors", "atomic"},
     "tokenizers": {"errors", "atomic", "recipe"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -125,6 +126,15 @@ def test_a_process_that_is_killed_is_named(start: Start) -> None:
         list(side_by_side.begin([0, 1, 2, 3]))
     assert raised.value.hint is not None and "--batch-tokens" in raised.value.hint
     assert list(side_by_side.begin([5, 6])) == [5, 6], "the next work has new processes"
+
+
+def test_processes_end_with_whom_they_belong_to() -> None:
+    side_by_side = SideBySide[int, int](lambda _: os.getpid(), 2)
+    processes = set(side_by_side.begin([1, 2, 3]))
+    assert all(map(is_alive, processes))
+    del side_by_side
+    gc.collect()
+    assert not any(map(is_alive, processes))
 
 
 def test_closing_the_answers_ends_the_processes_at_once(start: Start, tmp_path: Path) -> None:
