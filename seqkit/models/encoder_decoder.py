@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seqkit.errors import UsageError
 from seqkit.models.attention import padding_bias
 from seqkit.models.fixed_layers import Layout, RowLogits
-from seqkit.models.int8_layers import check_int8, int8_copy
+from seqkit.models.int8_layers import check_int8
 from seqkit.models.memory import Memory
 from seqkit.models.recurrent_decoder import RecurrentDecoder
 from seqkit.models.transformer import TransformerStack
@@ -104,8 +104,6 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        # Not a part of the model, so in no list of its modules.
-        self._rounded: tuple[nn.Module, ...] = ()
 
     @property
     def target(self) -> AttendingDecoder:
@@ -116,13 +114,6 @@ class EncoderDecoder(nn.Module):
     def encode(self, source: SourceTokens) -> Memory:
         """The memory of a batch of sentences."""
         memory: Memory = self.encoder(source.ids_BS, source.mask_BS)
-        return memory
-
-    def _encode_to_step(self, source: SourceTokens) -> Memory:
-        """``encode`` in the numbers that ``fix_weights`` was told."""
-        if not self._rounded:
-            return self.encode(source)
-        memory: Memory = self._rounded[0](source.ids_BS, source.mask_BS)
         return memory
 
     def forward(
@@ -144,20 +135,18 @@ class EncoderDecoder(nn.Module):
         return self.decoder.attended_hidden(ids_BT, memory, feed_own_probability=own_probability, samples_own=draws_own)
 
     def fix_weights(self, layout: Layout | None = None) -> None:
-        """Prepare for many steps, once, where that helps; the weights must not change any more.
+        """Prepare for many steps, once, where that helps; the decoder's weights must not change any more.
 
         Args:
-            layout: Of what steps, and the encoding before them, compute with.
+            layout: Of what steps compute with. The encoder keeps fp32.
 
         Raises:
             UsageError: The decoder, or this machine, cannot have them.
         """
         layout = layout or Layout()
         if isinstance(self.decoder, TransformerDecoder):
-            self._rounded = ()
             if layout.numbers == "int8":
                 check_int8(self.decoder.output.weight.device)
-                self._rounded = (int8_copy(self.encoder, layout.kernels),)
             self.decoder.fix_weights(layout)
         elif layout.numbers != "float32":
             raise UsageError(
@@ -167,7 +156,7 @@ class EncoderDecoder(nn.Module):
 
     def initial_state(self, source: SourceTokens, batch_size: int) -> Any:
         """Encode; the decoder's state before the first token, one row a sentence."""
-        return self.target.initial_state(self._encode_to_step(source), batch_size)
+        return self.target.initial_state(self.encode(source), batch_size)
 
     def step(self, state: Any, token_N: Tensor) -> tuple[Tensor, Any]:
         """One token a row: logits of shape (N, V) for the next, and the new state."""

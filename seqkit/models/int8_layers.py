@@ -11,16 +11,11 @@ Legend: N rows, I inputs and O outputs of a matrix.
 
 from __future__ import annotations
 
-import copy
-from typing import TypeVar
-
 import torch
 from torch import Tensor, nn
 
 from seqkit.errors import UsageError
 from seqkit.models.step_kernels import StepKernels
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _LARGEST = 127
 _ZERO = 128
@@ -135,34 +130,6 @@ class Int8Linear:
             self._kernels.add_scaled_rows_(sum_NO, y_NO, largest_N, self.bias_O)
         else:
             sum_NO += torch.addcmul(self.bias_O, y_NO, largest_N.unsqueeze(1), out=y_NO)
-
-
-class _Int8Module(nn.Module):
-    """A linear layer in a module, for inputs of any shape.
-
-    Args:
-        linear: The layer.
-        kernels: Of the layer.
-    """
-
-    def __init__(self, linear: nn.Linear, kernels: StepKernels | None) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._layer = Int8Linear(linear, kernels=kernels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (..., O)."""
-        return self._layer(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
-
-
-def int8_copy(module: ModuleT, kernels: StepKernels | None = None) -> ModuleT:
-    """A module with the same parameters, but for its linear layers, which are rounded once."""
-    copied = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
-    for parent in list(copied.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, _Int8Module(child, kernels))
-    return copied
 
 
 def multiply(whole_MI: Tensor, packed: Tensor, scale_O: Tensor, zero_O: Tensor) -> Tensor:

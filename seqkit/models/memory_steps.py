@@ -71,7 +71,8 @@ class MemoryAttentionSteps:
         self.kernels = layout.kernels
         self.query = fixed_linear(attention.query, layout, overwrites_input=overwrites_input)
         self.output = fixed_linear(attention.output, layout, overwrites_input=True)
-        self._key_value = fixed_linear(attention.key_value, layout)
+        # What all steps see, computed once: in the numbers of the encoder that it comes from.
+        self._key_value = FixedLinear(attention.key_value)
         self._absorbable: _Absorbable | None = None
         if isinstance(self.query, FixedLinear) and isinstance(self.output, FixedLinear):
             self._absorbable = _Absorbable.of(self.query, self.output, self.num_heads)

@@ -49,7 +49,6 @@ PURE_MAY_IMPORT = {
     "contextlib",
     # For the generator that a thread's draws come from: dropout has no argument that could carry it.
     "contextvars",
-    "copy",
     "dataclasses",
     "itertools",
     "math",
