@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import traceback
 import warnings
@@ -69,7 +68,7 @@ class Worker(Generic[RequestT, AnswerT]):
             WorkerLostError: It is gone.
         """
         try:
-            _send(self.connection, request)
+            self.connection.send(request)
         except OSError:
             raise self._death() from None
 
@@ -81,7 +80,7 @@ class Worker(Generic[RequestT, AnswerT]):
             RuntimeError: The work raised; the message holds the worker's traceback.
         """
         try:
-            answer: AnswerT | _Crash = pickle.loads(self.connection.recv_bytes())  # noqa: S301 - from our own child
+            answer: AnswerT | _Crash = self.connection.recv()
         except (EOFError, OSError):
             raise self._death() from None
         if isinstance(answer, _Crash):
@@ -286,17 +285,12 @@ def _serve(connection: Connection, others: Sequence[Connection], work: Callable[
         os.dup2(null, descriptor)
     try:
         while True:
-            request = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent
+            request = connection.recv()
             try:
                 answer = work(request)
             except Exception:
-                _send(connection, _Crash(traceback.format_exc()))
+                connection.send(_Crash(traceback.format_exc()))
                 return
-            _send(connection, answer)
+            connection.send(answer)
     except (EOFError, OSError):
         return
-
-
-def _send(connection: Connection, message: object) -> None:
-    """As ``Connection.send`` does, but for tensors, of which that would send the name of a shared file."""
-    connection.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))

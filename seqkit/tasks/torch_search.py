@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,9 @@ from seqkit.tasks.translation_requests import SourceLimits
 from seqkit.tasks.translation_search import SearchBatch
 from seqkit.tasks.translator import Translator, beam_rule
 from seqkit.tokenizers.sentences import SentenceVocabulary
+
+_Sent = tuple[Hypothesis, np.ndarray[Any, np.dtype[np.float32]] | None]
+"""An output, and where it looked."""
 
 _NUM_SHARES = 4
 """Enough to keep a few cores at work to the end, whatever their number is: it is to change no batch."""
@@ -74,16 +79,16 @@ class TorchSearch:
         together = self._side_by_side
         if together is None or (len(batches) < 2 and not together.is_busy):
             return (self.find(batch, num_best) for batch in batches)
-        return together.begin([(batch, num_best) for batch in batches])
+        return _received(together.begin([(batch, num_best) for batch in batches]))
 
     def close(self) -> None:
         """End the processes."""
         if self._side_by_side is not None:
             self._side_by_side.close()
 
-    def _find(self, request: tuple[SearchBatch, int]) -> list[list[Hypothesis]]:
-        """``find`` in another process, of whose memory only what was found is sent."""
-        return [[_by_itself(output) for output in outputs] for outputs in self.find(*request)]
+    def _find(self, request: tuple[SearchBatch, int]) -> list[list[_Sent]]:
+        """``find`` in another process."""
+        return [[_sent(output) for output in outputs] for outputs in self.find(*request)]
 
     def find(self, batch: SearchBatch, num_best: int) -> list[list[Hypothesis]]:
         """Of each sentence at least one output and at most ``num_best``, best first; of a sampled one, one."""
@@ -158,9 +163,23 @@ def torch_translator(
     return Translator(search, src, tgt, options, limits=limits)
 
 
-def _by_itself(output: Hypothesis) -> Hypothesis:
-    """Without the rest of the memory that it is a part of."""
-    return output if output.attention is None else replace(output, attention=output.attention.clone())
+def _sent(output: Hypothesis) -> _Sent:
+    """For another process: of a tensor it would get the name of a file in shared memory."""
+    return (output, None) if output.attention is None else (replace(output, attention=None), output.attention.numpy())
+
+
+def _received(
+    answers: Generator[list[list[_Sent]], None, None],
+) -> Generator[list[list[Hypothesis]], None, None]:
+    with closing(answers):
+        for answer in answers:
+            yield [
+                [
+                    output if attention is None else replace(output, attention=torch.from_numpy(attention))
+                    for output, attention in outputs
+                ]
+                for outputs in answer
+            ]
 
 
 def own_numbers(options: TranslateOptions) -> FixedNumbers:

@@ -221,7 +221,7 @@ def main() -> None:
 
 
 def _version(engine: str) -> str:
-    is_own = engine in (OWN, OWN_INT8, OWN_SOON)
+    is_own = engine in (OWN, OWN_INT8, OWN_SOON, OWN_SOONEST)
     packages = [SEQKIT_VERSION] if is_own or engine == BY_ENGINE else []
     return ", ".join([*packages, package_version("torch" if is_own else "ctranslate2")])
 
