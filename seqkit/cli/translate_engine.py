@@ -90,8 +90,9 @@ def _ctranslate2(request: EngineRequest) -> ReadyEngine:
     """Needs no torch, unless the model has to be exported first."""
     from seqkit.runs.export_folder import read_export
     from seqkit.runs.places import cache_dir
+    from seqkit.tasks.ctranslate_abilities import check_ctranslate
     from seqkit.tasks.ctranslate_export import cached_export
-    from seqkit.tasks.ctranslate_search import CtranslateSearch, check_ctranslate
+    from seqkit.tasks.ctranslate_search import CtranslateSearch
     from seqkit.tasks.model_recipe import read_seq2seq_recipe
     from seqkit.tasks.translation_requests import SourceLimits
 

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqkit.decoding.penalties import Penalties
-from seqkit.errors import CheckpointError, SeqkitError, UsageError
+from seqkit.errors import CheckpointError, SeqkitError
 from seqkit.export.ctranslate_package import import_ctranslate2
 from seqkit.recipe.seq2seq_schema import TranslateOptions
+from seqkit.tasks.ctranslate_abilities import chosen_device, chosen_type
 from seqkit.tasks.ctranslate_export import token_names
 from seqkit.tasks.translation_search import SearchBatch
 from seqkit.tasks.translator import beam_rule
@@ -108,8 +109,8 @@ class CtranslateSearch:
     ) -> None:
         package = import_ctranslate2()
         package.set_log_level(_QUIET)
-        kind, index = _device(package, device)
-        compute_type = _compute_type(package, export, options, kind)
+        kind, index = chosen_device(package, device)
+        compute_type = chosen_type(package, export, options, kind)
         try:
             self._engine = package.Translator(
                 str(export.path),
@@ -323,92 +324,6 @@ def _patience(options: TranslateOptions) -> float:
     if options.beam == 1:
         return 1.0
     return _PATIENCE if options.patience is None else options.patience
-
-
-def check_ctranslate(
-    options: TranslateOptions, *, num_models: int, has_prefix: bool, has_constraints: bool, seed: int | None
-) -> None:
-    """Refuse by name what CTranslate2 cannot do, or would do in another way.
-
-    Args:
-        options: The options, flags merged in.
-        num_models: Models that predict together.
-        has_prefix: Whether a translation may have to begin in some way.
-        has_constraints: Whether anything must occur in the translations.
-        seed: Of sampled translations.
-
-    Raises:
-        UsageError: As said.
-    """
-    hint = "leave it out, or use --engine torch"
-    if num_models > 1:
-        raise UsageError("--engine ctranslate2 runs one model, so --ensemble is not for it", hint=hint)
-    if has_constraints:
-        raise UsageError("--engine ctranslate2 has no constraints", hint=hint)
-    if options.sample or seed is not None:
-        raise UsageError(
-            "--engine ctranslate2 has no --sample whose draws depend on the seed and the line alone", hint=hint
-        )
-    if options.patience is not None and options.patience < 1:
-        raise UsageError(
-            f"--engine ctranslate2 has no --patience below 1, found {options.patience:g}",
-            hint="--patience 1 ends soonest",
-        )
-    one_beam = {
-        "--prefix": has_prefix,
-        "--coverage-penalty": options.coverage_penalty > 0,
-        "--min-length": options.min_length > 0,
-        "--no-repeat-ngram": options.no_repeat_ngram > 0,
-    }
-    for name, is_asked in one_beam.items():
-        if is_asked and options.beam > 1:
-            raise UsageError(
-                f"--engine ctranslate2 has {name} only with --beam 1: with more it would search by other rules",
-                hint="--beam 1, or --engine torch",
-            )
-
-
-def _device(package: Any, name: str) -> tuple[str, int]:
-    """The package's words for a device.
-
-    Raises:
-        UsageError: It has no such device, or the machine has not.
-    """
-    num_cards = package.get_cuda_device_count()
-    kind, _, number = name.partition(":")
-    if kind == "auto" and not number:
-        return ("cuda", 0) if num_cards else ("cpu", 0)
-    if kind == "cpu" and not number:
-        return kind, 0
-    if kind != "cuda" or not (number.isdecimal() or name == "cuda"):
-        raise UsageError(f"--engine ctranslate2 has the devices auto, cpu, cuda and cuda:N, not {name!r}")
-    if int(number or 0) >= num_cards:
-        raise UsageError(f"device {name!r} is not on this machine ({num_cards} CUDA devices for CTranslate2)")
-    return kind, int(number or 0)
-
-
-def _compute_type(package: Any, export: Export, options: TranslateOptions, kind: str) -> str:
-    """The numbers to compute with.
-
-    Raises:
-        UsageError: The export does not hold them, or the machine does not compute with them.
-    """
-    stored = export.facts["export"].get("type")
-    asked = options.engine_type
-    if asked is not None and stored not in {asked, "float32"}:
-        raise UsageError(
-            f"--engine-type {asked}: {export.path} holds {stored}, and from that there is no way back",
-            hint="export in float32 and choose here, or leave --engine-type out",
-        )
-    if asked is None:
-        # What is stored or, where the machine does not compute with that, what comes nearest.
-        return "default"
-    able = package.get_supported_compute_types(kind)
-    if asked not in able:
-        raise UsageError(
-            f"--engine-type {asked}: this machine's {kind} does not compute with it", hint=", ".join(sorted(able))
-        )
-    return asked
 
 
 def _side_by_side(*, needs_attention: bool) -> dict[str, Any]:

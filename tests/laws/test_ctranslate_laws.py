@@ -20,8 +20,9 @@ from seqkit.models.build import build_seq2seq
 from seqkit.models.encoder_decoder import EncoderDecoder, SourceTokens
 from seqkit.recipe.seq2seq_schema import TransformerSeq2Seq, TranslateOptions
 from seqkit.runs.export_folder import Export
+from seqkit.tasks.ctranslate_abilities import check_ctranslate
 from seqkit.tasks.ctranslate_export import token_names
-from seqkit.tasks.ctranslate_search import CtranslateOutput, CtranslateSearch, check_ctranslate
+from seqkit.tasks.ctranslate_search import CtranslateOutput, CtranslateSearch
 from seqkit.tasks.torch_search import TorchSearch
 from seqkit.tasks.translation_search import SearchBatch
 from seqkit.tasks.translator import beam_rule
