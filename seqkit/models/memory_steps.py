@@ -8,8 +8,8 @@ one memory, so both matrices can be multiplied into its keys and values beforeha
 Then a step is two matrix products and a softmax, and reads H·S numbers for each of D, where a matrix has D: less, as
 long as a source has fewer positions than a head is wide.
 
-Many sources side by side on a CPU have their keys transposed, once, and attend by plain products of a batch: with a few
-queries a source that takes two thirds of the time of PyTorch's fused kernel.
+Many sources side by side on a CPU have their keys transposed, once, and attend by plain products of a batch, where no
+``StepKernels`` do it: with a few queries a source that takes two thirds of the time of PyTorch's fused kernel.
 
 Legend: B sources, W hypotheses of each, N = B·W rows, D width, M width of the memory, I = D + 1, H heads, K head width,
 S source positions, X = H·S, Z = S or 16 if that is more, O outputs.
